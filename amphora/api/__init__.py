@@ -1,0 +1,1 @@
+"""The REST API: routes, bodies and answers; no file, process or socket is touched here."""

@@ -1,0 +1,1 @@
+"""The heartbeats: what controllers are told, unasked, of how the load balancers fare."""

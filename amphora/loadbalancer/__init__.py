@@ -1,0 +1,1 @@
+"""What a controller uploads and starts: one `Instance` is one haproxy."""

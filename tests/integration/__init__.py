@@ -1,0 +1,1 @@
+"""Tests with the real haproxy, keepalived, sockets and processes of the machine."""

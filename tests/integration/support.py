@@ -1,0 +1,62 @@
+"""What the integration tests share: what they need of the machine, how much they do, where they work."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, cast
+
+from twisted.trial.unittest import FailTest, SynchronousTestCase
+
+_Test = TypeVar("_Test", bound=Callable[..., object])
+
+
+def program(name: str) -> str | None:
+    """Where a program is, or None.  An unprivileged user's PATH often lacks the folders of daemons."""
+    return shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin")))
+
+
+def missing(needs: Sequence[str]) -> str | None:
+    """Say what the machine lacks of `needs`: names of programs, or "root" for its rights.  None if nothing."""
+    lacking = [need for need in needs if (os.geteuid() != 0 if need == "root" else program(need) is None)]
+    return f"needs {', '.join(lacking)}" if lacking else None
+
+
+def requires(*needs: str) -> Callable[[_Test], _Test]:
+    """
+    Mark a test case or a test method that needs programs, or "root".
+
+    Where something is missing it is skipped, and the reason names it; with AMPHORA_REQUIRE_INTEGRATION=1 it fails.
+    """
+    reason = missing(needs)
+
+    def fail(_test: object) -> NoReturn:
+        raise FailTest(f"{reason}, and AMPHORA_REQUIRE_INTEGRATION=1 allows no skip")
+
+    def mark(test: _Test) -> _Test:
+        marked: Any = test
+        if reason is not None and os.environ.get("AMPHORA_REQUIRE_INTEGRATION") != "1":
+            marked.skip = reason
+        elif reason is not None and isinstance(test, type):
+            marked.setUp = fail
+        elif reason is not None:
+            marked = functools.wraps(test)(fail)
+        return cast(_Test, marked)
+
+    return mark
+
+
+def count(ci: int, full: int) -> int:
+    """How often to repeat something: `ci` times, or `full` times in `script/test --full`."""
+    return full if os.environ.get("AMPHORA_FULL_TESTS") == "1" else ci
+
+
+def short_directory(test: SynchronousTestCase) -> Path:
+    """Make a directory for one test, short enough for UNIX sockets below it (trial's own is not)."""
+    path = Path(tempfile.mkdtemp(prefix="amphora-"))
+    test.addCleanup(shutil.rmtree, path, ignore_errors=True)
+    return path
