@@ -1,0 +1,165 @@
+"""
+Mutual TLS: who may speak, decided in the handshake, told in HTTP.
+
+With `client_auth = answer` a handshake with a missing or bad client certificate is let through and its failure
+noted, so that the client hears a 401 and not a broken pipe; with `handshake` TLS itself refuses.  Either way
+the verdict on a connection is "not verified" until its certificate was.
+
+Sessions are never resumed: a resumed handshake shows no certificate, so no verdict could be reached on it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+from weakref import WeakKeyDictionary
+
+from attrs import define, field, frozen
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from OpenSSL import SSL, crypto
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, ITransport
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from zope.interface import implementer
+
+ClientAuth = Literal["answer", "handshake"]
+
+_CERTIFICATE_BLOCK = b"-----BEGIN CERTIFICATE-----"
+_MINIMUM = {"TLSv1.3": SSL.TLS1_3_VERSION}
+"""Below TLS 1.2 nothing is spoken, whatever the configuration names."""
+
+
+_PROBLEMS = {
+    7: "its signature is not its issuer's",
+    9: "it is not yet valid",
+    10: "it has expired",
+    18: "it is self-signed",
+    19: "its chain ends in a CA that is not ours",
+    20: "its issuer is not known",
+    21: "its issuer is not known",
+    24: "a CA in its chain may not sign",
+    26: "it is not meant for clients",
+}
+"""The usual codes of X509_STORE_CTX_get_error(3), of the client's certificate."""
+
+
+class BadTLSFiles(Exception):
+    """The server's certificate, its key or the clients' CA cannot serve; the text names the file and why."""
+
+
+@frozen
+class TLSFiles:
+    """The PEM files' contents, and their names for error messages."""
+
+    certificate_path: str
+    certificate: bytes
+    ca_path: str
+    ca: bytes
+
+
+@define
+class _Finding:
+    leaf_verified: bool = False
+    problem: str | None = None
+
+
+def build_context(files: TLSFiles, client_auth: ClientAuth, protocol: str, callback: object) -> SSL.Context:
+    """
+    A server context of these files.
+
+    @param protocol: the configuration's `agent_tls_protocol`; it is a minimum.
+    @param callback: pyOpenSSL's verify callback.
+    @raise BadTLSFiles: if they do not make one.
+    """
+    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    context.set_min_proto_version(_MINIMUM.get(protocol, SSL.TLS1_2_VERSION))
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION)
+    own, *chain = _certificates(files.certificate_path, files.certificate)
+    try:
+        context.use_certificate(own)
+        for certificate in chain:
+            context.add_extra_chain_cert(certificate)
+        context.use_privatekey(load_pem_private_key(_key_block(files), password=None))  # type: ignore[arg-type]
+        context.check_privatekey()
+    except (SSL.Error, crypto.Error, ValueError, TypeError):
+        # OpenSSL's texts are not for readers, and may quote what was read.
+        raise BadTLSFiles(f"{files.certificate_path}: the key cannot be read or is not the certificate's") from None
+    authorities = context.get_cert_store()
+    assert authorities is not None
+    trusted = [crypto.X509.from_cryptography(ca) for ca in _certificates(files.ca_path, files.ca)]
+    for authority in trusted:
+        authorities.add_cert(authority)
+    context.set_client_ca_list([authority.get_subject() for authority in trusted])
+    mode = SSL.VERIFY_PEER
+    if client_auth == "handshake":
+        mode |= SSL.VERIFY_FAIL_IF_NO_PEER_CERT
+    context.set_verify(mode, callback)  # type: ignore[arg-type]
+    # OpenSSL refuses to verify clients without a name for its sessions, even where none is kept.
+    context.set_session_id(b"amphora-agent")
+    return context
+
+
+def _certificates(path: str, content: bytes) -> list[x509.Certificate]:
+    if _CERTIFICATE_BLOCK not in content:
+        raise BadTLSFiles(f"{path}: holds no certificate")
+    try:
+        return x509.load_pem_x509_certificates(content)
+    except ValueError as error:
+        raise BadTLSFiles(f"{path}: a certificate cannot be read: {error}") from None
+
+
+def _key_block(files: TLSFiles) -> bytes:
+    start = files.certificate.find(b"PRIVATE KEY-----")
+    if start == -1:
+        raise BadTLSFiles(f"{files.certificate_path}: holds no private key")
+    begin = files.certificate.rfind(b"-----BEGIN ", 0, start)
+    end = files.certificate.find(b"-----END ", start)
+    return files.certificate[begin : files.certificate.find(b"\n", end) + 1 or None]
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+@define(eq=False)
+class MutualTLS:
+    """
+    Makes the server side of each TLS connection, and remembers what its handshake said of the client.
+
+    L{replace} changes the certificates for handshakes to come; open connections go on.
+    """
+
+    client_auth: ClientAuth
+    _protocol: str
+    _context: SSL.Context = field(init=False)
+    _findings: WeakKeyDictionary[SSL.Connection, _Finding] = field(init=False, factory=WeakKeyDictionary)
+
+    def replace(self, files: TLSFiles) -> None:
+        """@raise BadTLSFiles: and what was in use stays in use."""
+        self._context = build_context(files, self.client_auth, self._protocol, self._note)
+
+    def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        connection = SSL.Connection(self._context, None)
+        self._findings[connection] = _Finding()
+        return connection
+
+    def verified(self, transport: ITransport) -> bool:
+        """Only a leaf that verified under a chain that verified counts; whatever else happened does not."""
+        finding = self._finding(transport)
+        return finding.leaf_verified and finding.problem is None
+
+    def problem(self, transport: ITransport) -> str:
+        """Why a client was not verified, for the log."""
+        problem = self._finding(transport).problem
+        return "no client certificate" if problem is None else f"client certificate refused: {problem}"
+
+    def _finding(self, transport: ITransport) -> _Finding:
+        if not isinstance(transport, TLSMemoryBIOProtocol):
+            return _Finding()
+        return self._findings.get(transport.getHandle(), _Finding())
+
+    def _note(self, connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, good: int) -> bool:
+        # Called once or more for each certificate of the chain, the root first, the client's own (depth 0) last.
+        finding = self._findings.setdefault(connection, _Finding())
+        if not good:
+            finding.problem = _PROBLEMS.get(error, f"X.509 verification error {error}")
+        elif depth == 0:
+            finding.leaf_verified = True
+        return bool(good) or self.client_auth == "answer"
