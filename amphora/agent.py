@@ -1,0 +1,89 @@
+"""The agent as a whole: what is brought up in which order, and down again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.application.service import IService, MultiService
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from amphora.blocking import BlockingCalls
+from amphora.loadbalancer.haproxy import IHaproxyReactor
+from amphora.loadbalancer.instances import Instances
+from amphora.loadbalancer.notify import INotifyReactor, NotifySocket
+from amphora.loadbalancer.store import Store
+from amphora.network.namespace import NamespaceUnusable, ensure_namespace
+
+
+class IAgentReactor(IHaproxyReactor, INotifyReactor):
+    """What bringing the agent up needs of a reactor."""
+
+
+class Agent(MultiService):
+    """
+    Brings up the namespace, finds what runs, and only then speaks.
+
+    Its children, the API and the heartbeats, are started last: before, the agent would answer from ignorance.
+    haproxy processes are not its children; they are left as they are when it stops.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: IAgentReactor,
+        *,
+        blocking: BlockingCalls,
+        store: Store,
+        namespace: str,
+        notify: NotifySocket,
+        instances: Instances,
+        speakers: list[IService],
+        give_up: Callable[[], None],
+    ) -> None:
+        super().__init__()
+        self._reactor = reactor
+        self._blocking = blocking
+        self._store = store
+        self._namespace = namespace
+        self._notify = notify
+        self._instances = instances
+        self._speakers = speakers
+        self._give_up = give_up
+        self._beginning: Deferred[None] | None = None
+
+    def startService(self) -> None:
+        super().startService()
+        self._beginning = Deferred.fromCoroutine(self._begin()).addErrback(self._failed)
+
+    async def _begin(self) -> None:
+        await self._blocking.run(self._store.prepare)
+        if self._namespace:
+            await ensure_namespace(self._reactor, self._namespace)
+        self._notify.listen(self._reactor)
+        await self._instances.adopt()
+        if self.running:
+            for speaker in self._speakers:
+                speaker.setServiceParent(self)
+            self._log.info("The amphora agent is ready")
+
+    def _failed(self, reason: Failure) -> None:
+        if reason.check(NamespaceUnusable, CannotListenError, OSError):
+            self._log.critical("The amphora agent cannot start: {reason}", reason=reason.getErrorMessage())
+        else:
+            self._log.failure("The amphora agent cannot start", reason)
+        self._give_up()
+
+    def stopService(self) -> Deferred[None]:
+        """Stop speaking, let the jobs at work end, and let go of haproxy."""
+        return Deferred.fromCoroutine(self._stop(super().stopService()))
+
+    async def _stop(self, speakers_stopped: Deferred[object]) -> None:
+        if self._beginning is not None:
+            await self._beginning
+        await speakers_stopped
+        await self._instances.release()
+        await self._notify.close()

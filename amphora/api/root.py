@@ -1,0 +1,55 @@
+"""The top of the API: what has no version, and the versions below it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from attrs import define
+from twisted.internet.defer import Deferred
+from twisted.web.iweb import IRequest
+from twisted.web.resource import IResource
+
+from amphora.api.answers import answer_json
+from amphora.api.errors import install_error_pages
+from amphora.api.routing import new_app
+from amphora.api.v0_1 import V01
+
+HaproxyVersion = Callable[[], Coroutine[Deferred[Any], Any, str]]
+
+
+@define(eq=False, slots=False)
+class AmphoraAPI:
+    """`/info` and the mounted versions."""
+
+    app = new_app()
+    install_error_pages(app)
+
+    _amphora_id: str
+    _haproxy_version: HaproxyVersion
+    _v0_1: V01
+
+    def resource(self) -> IResource:
+        """What the site serves."""
+        resource: IResource = self.app.resource()
+        return resource
+
+    @app.route("/info", methods=["GET"])
+    async def info(self, request: IRequest) -> bytes:
+        """Specification: Get amphora info."""
+        return answer_json(
+            request,
+            200,
+            {
+                "hostname": socket.gethostname(),
+                "uuid": self._amphora_id,
+                "haproxy_version": await self._haproxy_version(),
+                "api_version": V01.api_version,
+            },
+        )
+
+    @app.route("/v0.1/", branch=True)
+    def version_0_1(self, request: IRequest) -> IResource:
+        """Specification: all that begins with the version."""
+        return self._v0_1.resource()

@@ -1,0 +1,80 @@
+"""Replacing files whole.  Everything here may wait for a disk: call it through L{amphora.blocking}."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+_UNFINISHED = ".*.new"
+
+
+def beside(path: Path) -> Path:
+    """Where a file is made before it takes its place: haproxy passes over such names in a certificate directory."""
+    return path.with_name(f".{path.name}.new")
+
+
+def remove_unfinished(directory: Path) -> None:
+    """Take away what was being made in a directory when an earlier agent was killed."""
+    for path in directory.glob(_UNFINISHED):
+        path.unlink(missing_ok=True)
+
+
+def replace_file(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """
+    Write a file so that whoever reads it, also after a power loss, finds the old or the new one, whole.
+
+    @raise OSError: as the system says; the old file is untouched then, and nothing is left beside it.
+    """
+    unfinished = beside(path)
+    try:
+        write_synced(unfinished, content, mode)
+        rename_synced(unfinished, path)
+    except OSError:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise
+
+
+def write_synced(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Make a file anew, with these rights from its first byte on, and wait until the disk has it."""
+    path.unlink(missing_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with os.fdopen(handle, "wb") as file:
+        os.fchmod(handle, mode)
+        file.write(content)
+        file.flush()
+        os.fsync(handle)
+
+
+def rename_synced(source: Path, target: Path) -> None:
+    """Rename, and wait until the disk has the new name."""
+    os.rename(source, target)
+    sync_directory(target.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Wait until the disk has a directory's names."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def on_memory_file_system(path: Path, mount_table: Path = Path("/proc/self/mountinfo")) -> bool:
+    """
+    Is this path, or where it would be made, on tmpfs or ramfs?
+
+    @param mount_table: as proc(5) describes C{mountinfo}.
+    """
+    where = os.path.realpath(path)
+    best, kind = "", ""
+    for line in mount_table.read_text("utf-8", "surrogateescape").splitlines():
+        before, _, after = line.partition(" - ")
+        point = before.split()[4].encode("latin-1", "surrogateescape").decode("unicode_escape")
+        inside = point in ("/", where) or where.startswith(point + "/")
+        # Of two mounts on one point, the later one is what is seen.
+        if inside and len(point) >= len(best):
+            best, kind = point, after.split()[0]
+    return kind in ("tmpfs", "ramfs")

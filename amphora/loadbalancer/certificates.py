@@ -1,0 +1,103 @@
+"""Listeners' certificates: what is a good PEM file, what is a good name for one, and keeping them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+from amphora.files import replace_file, sync_directory
+from amphora.loadbalancer.errors import BadFilename, BadPEM, CertificateNotFound
+
+NO_CERTIFICATE = "No certificate found"
+NO_KEY = "No RSA key found"
+MISMATCH = "Certificate and key do not match"
+
+_LONGEST_NAME = 240
+_FILENAME = re.compile(r"[A-Za-z0-9._-]+\.pem")
+_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
+
+
+def check_filename(filename: str) -> None:
+    """@raise BadFilename: for all that is not letters, digits, dots, underscores and hyphens, ending in `.pem`."""
+    if not _FILENAME.fullmatch(filename) or len(filename) > _LONGEST_NAME:
+        raise BadFilename(filename)
+
+
+def check_pem(content: bytes) -> None:
+    """
+    A private key and the certificates of its chain, in any order; the first certificate is the key's own.
+
+    The key may be of any kind that is not encrypted, though the specification's sentences speak of RSA.
+
+    @raise BadPEM: with the sentence that the specification has for it.
+    """
+    blocks = [(match[1], match[0]) for match in _BLOCK.finditer(content)]
+    certificates = [block for label, block in blocks if label == b"CERTIFICATE"]
+    keys = [block for label, block in blocks if label.endswith(b"PRIVATE KEY")]
+    if not certificates:
+        raise BadPEM(NO_CERTIFICATE, "the file holds no CERTIFICATE block")
+    if not keys:
+        raise BadPEM(NO_KEY, "the file holds no PRIVATE KEY block")
+    own, *_chain = [_load_certificate(number, block) for number, block in enumerate(certificates, 1)]
+    key = _load_key(keys[0])
+    if _public_bytes(own.public_key()) != _public_bytes(key.public_key()):
+        raise BadPEM(MISMATCH, "the first certificate's public key is not the private key's")
+
+
+def _load_certificate(number: int, block: bytes) -> x509.Certificate:
+    try:
+        certificate = x509.load_pem_x509_certificate(block)
+        certificate.public_key()
+    except Exception as error:
+        # Which exceptions a damaged certificate raises is not documented; all mean the same here.
+        raise BadPEM(NO_CERTIFICATE, f"certificate {number} cannot be read: {error}") from None
+    return certificate
+
+
+def _load_key(block: bytes) -> PrivateKeyTypes:
+    try:
+        return load_pem_private_key(block, password=None)
+    except TypeError:
+        raise BadPEM(NO_KEY, "the private key is encrypted") from None
+    except Exception:
+        # The library's text may quote what it read, and that is a key.
+        raise BadPEM(NO_KEY, "the private key cannot be read") from None
+
+
+def _public_bytes(key: object) -> bytes:
+    public_bytes = getattr(key, "public_bytes", None)
+    assert public_bytes is not None
+    content: bytes = public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return content
+
+
+def store_certificate(directory: Path, filename: str, content: bytes) -> None:
+    """Write or replace one file.  @raise OSError: as the system says; an old file is untouched then."""
+    directory.mkdir(mode=0o700, exist_ok=True)
+    replace_file(directory / filename, content)
+
+
+def certificate_md5(directory: Path, filename: str) -> str:
+    """The sum over the stored bytes, in hexadecimal.  @raise CertificateNotFound: where there is no such file."""
+    try:
+        content = (directory / filename).read_bytes()
+    except FileNotFoundError:
+        raise CertificateNotFound(filename) from None
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def delete_certificate(directory: Path, filename: str) -> None:
+    """Take one file away, and the directory with the last.  @raise CertificateNotFound: where there is no such file."""
+    try:
+        (directory / filename).unlink()
+    except FileNotFoundError:
+        raise CertificateNotFound(filename) from None
+    sync_directory(directory)
+    with suppress(OSError):
+        directory.rmdir()

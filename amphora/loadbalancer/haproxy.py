@@ -1,0 +1,396 @@
+"""
+One haproxy: started, reloaded, stopped, found again, and watched.
+
+It runs in master-worker mode, in the foreground of a session of its own, and outlives this agent: whatever
+becomes of us, traffic flows.  The next agent knows it by its pid file, its program and its files.  (haproxy
+management guide, 3 and 4; what is relied on is tried in `tests/integration/test_haproxy_facts.py`.)
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import re
+import signal
+from collections.abc import Awaitable, Callable
+from itertools import pairwise
+from pathlib import Path
+
+from attrs import define, field, frozen
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.interfaces import IReactorFDSet
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from amphora.blocking import BlockingCalls
+from amphora.loadbalancer import store
+from amphora.loadbalancer.haproxy_config import HaproxyConfig
+from amphora.loadbalancer.notify import NotifySocket
+from amphora.loadbalancer.sockets import ISocketReactor, NoAnswer, ask
+from amphora.loadbalancer.store import InstanceFiles
+from amphora.process import (
+    CommandFailed,
+    CommandResult,
+    IProcessReactor,
+    ProcessIdentity,
+    ProcessWatch,
+    run_command,
+    spawn_daemon,
+)
+
+CHECK_TIMEOUT = 30.0
+READY_TIMEOUT = 10.0
+"""Seconds for haproxy to become ready, and one more for each thousand members."""
+STOP_TIMEOUT = 5.0
+"""Seconds between asking haproxy to end and ending it."""
+KILL_TIMEOUT = 5.0
+_POLL = 0.05
+
+
+class HaproxyFailed(Exception):
+    """haproxy did not do what it was told; the text is its own where it said anything."""
+
+
+class HaproxyNotFound(Exception):
+    """There is no such process; the text names the one that was looked for."""
+
+
+class IHaproxyReactor(IProcessReactor, ISocketReactor, IReactorFDSet):
+    """What running a haproxy needs of a reactor."""
+
+
+@frozen
+class Worker:
+    """A line of the master's `show proc`; the worker with no reloads behind it is the one that accepts connections."""
+
+    pid: int
+    reloads: int
+
+
+@frozen
+class Processes:
+    """The master's `show proc`: how often it was reloaded, and its workers."""
+
+    reloads: int
+    workers: tuple[Worker, ...]
+
+    @property
+    def current(self) -> Worker | None:
+        return next((worker for worker in self.workers if worker.reloads == 0), None)
+
+
+def parse_processes(answer: bytes) -> Processes:
+    """@raise NoAnswer: for an answer that is not a table of processes, as a master that is reloading gives."""
+    text = answer.decode("ascii", "replace")
+    master = re.search(r"^\d+\s+master\s+(\d+)", text, re.MULTILINE)
+    if master is None:
+        raise NoAnswer("the master did not list its processes")
+    workers = re.findall(r"^(\d+)\s+worker\s+(\d+)", text, re.MULTILINE)
+    return Processes(int(master[1]), tuple(Worker(int(pid), int(reloads)) for pid, reloads in workers))
+
+
+@frozen
+class HaproxyProgram:
+    """The installed haproxy and where it runs; `namespace` is empty for the agent's own."""
+
+    path: str
+    namespace: str
+
+    @property
+    def _prefix(self) -> tuple[str, ...]:
+        return ("ip", "netns", "exec", self.namespace) if self.namespace else ()
+
+    def check_command(self, config: Path, overlay: Path, peer: str) -> list[str]:
+        return [*self._prefix, self.path, "-c", "-f", str(config), "-f", str(overlay), "-L", peer]
+
+    def start_command(self, files: InstanceFiles, peer: str) -> list[str]:
+        return [
+            *self._prefix,
+            *(self.path, "-Ws", "-f", str(files.config), "-f", str(files.overlay)),
+            *("-p", str(files.pid_file), "-S", f"{files.master_socket},mode,600", "-L", peer),
+        ]
+
+    def is_running_as(self, process: ProcessIdentity, files: InstanceFiles) -> bool:
+        """
+        Is this process the master of this instance?
+
+        A reload changes the command line, but neither the program nor the files that it was given.
+        """
+        if process.executable() != os.path.realpath(self.path):
+            return False
+        words = process.command_line()
+        given = [value for option, value in pairwise(words) if option == "-f"]
+        return given == [str(files.config), str(files.overlay)]
+
+
+def overlay_for(files: InstanceFiles, config: HaproxyConfig, *, as_root: bool) -> bytes:
+    """
+    What we add to an uploaded configuration: a second file with a `global` section.
+
+    Our own stats socket; `noreuseport`, because two haproxies on one address would otherwise share its
+    connections silently; and the group to run as where the upload, like Octavia's, leaves it to the host.
+    """
+    lines = [
+        "# Written by the amphora agent; read together with haproxy.cfg.",
+        "global",
+        f"    stats socket {files.stats_socket} mode 600 level admin expose-fd listeners",
+        "    noreuseport",
+    ]
+    if as_root and not config.own_group:
+        lines.append(f"    group {grp.getgrgid(pwd.getpwnam('nobody').pw_gid).gr_name}")
+    return "\n".join(lines).encode() + b"\n"
+
+
+@define(eq=False)
+class Haproxy:
+    """
+    The haproxy process of one instance.
+
+    Its methods are the steps of jobs: the instance sees to it that one runs at a time.
+    """
+
+    _log = Logger()
+
+    _reactor: IHaproxyReactor
+    _blocking: BlockingCalls
+    _program: HaproxyProgram
+    _notify: NotifySocket
+    _files: InstanceFiles
+    _died: Callable[[], None]
+    """Called when it ends without having been told to."""
+
+    _watch: ProcessWatch | None = field(init=False, default=None)
+    _stopping: bool = field(init=False, default=False)
+    _news: Deferred[None] | None = field(init=False, default=None)
+    """Fired by what the job at work waits for: the process is ready, or has ended."""
+
+    @property
+    def process(self) -> ProcessIdentity | None:
+        """The master process; None where none runs."""
+        return None if self._watch is None else self._watch.identity
+
+    async def check(self, config: Path, overlay: Path, peer: str) -> CommandResult:
+        """
+        Let haproxy judge a configuration.
+
+        @raise HaproxyFailed: if it could not be asked.
+        """
+        try:
+            return await run_command(
+                self._reactor, self._program.check_command(config, overlay, peer), timeout=CHECK_TIMEOUT
+            )
+        except CommandFailed as error:
+            raise HaproxyFailed(str(error)) from error
+
+    async def start(self, peer: str, members: int) -> int:
+        """
+        Start it and wait until it says that it is ready.
+
+        @param members: How many servers the configuration has: large ones take longer.
+        @return: The master's process id.
+        @raise HaproxyFailed: if it ended instead, or said nothing in time; nothing runs then.
+        """
+        output = await self._blocking.run(store.open_log, self._files)
+        try:
+            position = os.fstat(output).st_size
+            pid = spawn_daemon(
+                self._reactor,
+                self._program.start_command(self._files, peer),
+                output=output,
+                environment={"NOTIFY_SOCKET": str(self._notify.path)},
+            )
+        except CommandFailed as error:
+            raise HaproxyFailed(str(error)) from error
+        finally:
+            os.close(output)
+        process = ProcessIdentity.of(pid)
+        if process is None or not self._begin_watching(process):
+            raise HaproxyFailed(await self._said_since(position, "haproxy ended at once"))
+        patience = _patience(members)
+        try:
+            await self._until(lambda: self._notify.said_ready(pid), patience)
+        except TimeoutError:
+            await self.stop()
+            raise HaproxyFailed(
+                await self._said_since(position, f"haproxy was not ready within {patience:g} s and was ended")
+            ) from None
+        if self.process is None:
+            raise HaproxyFailed(await self._said_since(position, "haproxy ended while it started"))
+        return pid
+
+    async def reload(self, members: int) -> int:
+        """
+        Let it load its files anew, without losing a connection, and wait for the outcome.
+
+        @return: The master's process id.
+        @raise HaproxyFailed: if it still runs what it ran before, or ended.
+        @raise HaproxyNotFound: if it does not run.
+        """
+        process = self._running()
+        patience = _patience(members)
+        deadline = self._reactor.seconds() + patience
+        before = await self._processes(deadline)
+        position = await self._blocking.run(store.log_size, self._files)
+        self._notify.forget(process.pid)
+        process.send_signal(signal.SIGUSR2)
+        try:
+            await self._until(lambda: self._notify.said_ready(process.pid), patience)
+            # Ready is also said after a load that failed; what came of it, the master tells.
+            after = await self._processes(deadline)
+            while after.reloads == before.reloads and self.process is not None:
+                await deferLater(self._reactor, _POLL)
+                after = await self._processes(deadline)
+        except TimeoutError:
+            raise HaproxyFailed(
+                await self._said_since(position, f"haproxy did not finish the reload within {patience:g} s")
+            ) from None
+        if self.process is None:
+            raise HaproxyFailed(await self._said_since(position, "haproxy ended while it reloaded"))
+        if after.current is None:
+            raise HaproxyFailed(await self._said_since(position, "haproxy goes on with what it ran before"))
+        return process.pid
+
+    async def stop(self) -> None:
+        """
+        End it within ten seconds, whatever state it is in: politely at first, then not.
+
+        @raise HaproxyNotFound: if it does not run.
+        @raise HaproxyFailed: if even the kernel could not end it.
+        """
+        process = self._running()
+        workers = process.children()
+        self._stopping = True
+        try:
+            process.send_signal(signal.SIGTERM)
+            try:
+                await self._until(lambda: False, STOP_TIMEOUT)
+            except TimeoutError:
+                self._log.warn(
+                    "haproxy {pid} of {instance} did not end within {seconds:g} s: killing it",
+                    pid=process.pid,
+                    instance=self._files.instance_id,
+                    seconds=STOP_TIMEOUT,
+                )
+                # Read again: it may have started a worker since.  A stopped worker would outlive its master.
+                workers = process.children() or workers
+                process.send_signal(signal.SIGKILL)
+            deadline = self._reactor.seconds() + KILL_TIMEOUT
+            for one in workers:
+                one.send_signal(signal.SIGKILL)
+            while any(one.alive for one in (process, *workers)):
+                if self._reactor.seconds() > deadline:
+                    raise HaproxyFailed(f"haproxy process with PID {process.pid} cannot be ended")
+                await deferLater(self._reactor, _POLL)
+        finally:
+            self._stopping = False
+        await self._blocking.run(store.forget_process, self._files)
+
+    async def adopt(self) -> bool:
+        """
+        Look for a haproxy that an earlier agent left running for this instance, and watch over it from now on.
+
+        @return: Whether there is one.
+        """
+        pid = await self._blocking.run(store.read_pid, self._files)
+        if pid is None or not self._adopt(pid):
+            # The pid file is lost or speaks of somebody else; the master's own socket is as good.
+            pid = await self._master_by_socket()
+            if pid is None or not self._adopt(pid):
+                await self._blocking.run(store.forget_process, self._files)
+                return False
+        return True
+
+    def _adopt(self, pid: int) -> bool:
+        process = ProcessIdentity.of(pid)
+        if process is None:
+            return False
+        if not self._program.is_running_as(process, self._files):
+            self._log.warn(
+                "The pid file of {instance} names process {pid}, which is not its haproxy: left alone",
+                instance=self._files.instance_id,
+                pid=pid,
+            )
+            return False
+        return self._begin_watching(process)
+
+    async def _master_by_socket(self) -> int | None:
+        try:
+            answer = await ask(self._reactor, self._files.master_socket, b"show proc;quit\n", timeout=1.0)
+        except NoAnswer:
+            return None
+        found = re.search(rb"^(\d+)\s+master", answer, re.MULTILINE)
+        return int(found[1]) if found else None
+
+    async def _processes(self, deadline: float) -> Processes:
+        """
+        Ask the master for its processes.  While it reloads it resets connections or keeps silent: then again.
+
+        @raise TimeoutError: when the deadline is over.
+        """
+        while True:
+            try:
+                return parse_processes(
+                    await ask(self._reactor, self._files.master_socket, b"show proc;quit\n", timeout=1.0)
+                )
+            except NoAnswer:
+                if self.process is None:
+                    return Processes(-1, ())
+                if self._reactor.seconds() > deadline:
+                    raise TimeoutError() from None
+                await deferLater(self._reactor, _POLL)
+
+    def _running(self) -> ProcessIdentity:
+        if self._watch is None:
+            pid = store.read_pid(self._files)
+            named = f"process with PID {pid}" if pid is not None else f"process for {self._files.instance_id}"
+            raise HaproxyNotFound(f"haproxy {named} not found")
+        return self._watch.identity
+
+    def _begin_watching(self, process: ProcessIdentity) -> bool:
+        watch = ProcessWatch(self._reactor, process, self._ended)
+        if not watch.start():
+            return False
+        self._watch = watch
+        self._notify.subscribe(process.pid, self._heard)
+        return True
+
+    def stop_watching(self) -> None:
+        """This agent ends; haproxy does not."""
+        if self._watch is not None:
+            self._notify.unsubscribe(self._watch.identity.pid)
+            self._watch.stop()
+            self._watch = None
+
+    def _ended(self) -> None:
+        expected = self._stopping or self._news is not None
+        self.stop_watching()
+        self._heard()
+        if not expected:
+            self._died()
+
+    def _heard(self) -> None:
+        news, self._news = self._news, None
+        if news is not None:
+            news.callback(None)
+
+    async def _until(self, condition: Callable[[], bool], seconds: float) -> None:
+        """Wait until the condition holds or the process has ended.  @raise TimeoutError: after so many seconds."""
+        deadline = self._reactor.seconds() + seconds
+        while self.process is not None and not condition():
+            self._news = Deferred()
+            try:
+                waiting: Awaitable[None] = self._news.addTimeout(
+                    max(0.0, deadline - self._reactor.seconds()), self._reactor
+                )
+                await waiting
+            finally:
+                self._news = None
+
+    async def _said_since(self, position: int, otherwise: str) -> str:
+        said = await self._blocking.run(store.log_since, self._files, position)
+        return f"{otherwise}:\n{said}" if said else otherwise
+
+
+def _patience(members: int) -> float:
+    return READY_TIMEOUT + members / 1000

@@ -1,0 +1,134 @@
+"""
+The little that we read from an uploaded haproxy configuration.
+
+haproxy alone judges whether a configuration is good (`haproxy -c`); what is read here serves to describe it.
+The text is never edited.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from attrs import field, frozen
+
+_SECTIONS = frozenset(
+    (
+        "global",
+        "defaults",
+        "frontend",
+        "backend",
+        "listen",
+        "peers",
+        "resolvers",
+        "userlist",
+        "mailers",
+        "cache",
+        "program",
+        "http-errors",
+        "ring",
+        "log-forward",
+        "fcgi-app",
+    )
+)
+
+# haproxy configuration manual, 2.2: words are parted by blanks; quotes and a backslash take a blank's meaning
+# away; a hash begins a comment.
+_WORD = re.compile(r"""(?:[^\s"'\\#]|\\.|"(?:[^"\\]|\\.)*"|'[^']*')+""")
+_ESCAPED = re.compile(r"""\\(.)|"((?:[^"\\]|\\.)*)"|'([^']*)'""")
+
+
+@frozen
+class FrontendConfig:
+    """A `frontend` or `listen` section: its name, its mode, and whether any of its binds speaks TLS."""
+
+    name: str
+    mode: str
+    tls: bool
+
+
+@frozen
+class HaproxyConfig:
+    """
+    What a configuration says of itself.
+
+    `members` is the number of servers; `own_group` tells that its global section names the group to run as.
+    """
+
+    frontends: tuple[FrontendConfig, ...] = ()
+    stats_sockets: tuple[Path, ...] = ()
+    members: int = 0
+    own_group: bool = False
+
+    @property
+    def listener_type(self) -> str:
+        """What the specification calls the listener's type; of several frontends the most special one's."""
+        if any(frontend.tls for frontend in self.frontends):
+            return "TERMINATED_HTTPS"
+        return "HTTP" if any(frontend.mode == "http" for frontend in self.frontends) else "TCP"
+
+
+@frozen
+class _Section:
+    kind: str
+    name: str
+    lines: list[list[str]] = field(factory=list)
+
+
+def parse_config(content: bytes) -> HaproxyConfig:
+    """Read a configuration that haproxy has accepted; of any other text, what can be made out."""
+    frontends: list[FrontendConfig] = []
+    sockets: list[Path] = []
+    members = 0
+    own_group = False
+    default_mode = "tcp"
+    for section in _sections(content.decode("utf-8", "replace")):
+        if section.kind == "global":
+            for words in section.lines:
+                if words[:2] == ["stats", "socket"] and len(words) > 2 and words[2].startswith("/"):
+                    sockets.append(Path(words[2]))
+                own_group = own_group or words[0] in ("group", "gid")
+        elif section.kind == "defaults":
+            # Every defaults section begins anew: what it does not say is haproxy's own default again.
+            default_mode = _mode(section, "tcp")
+        elif section.kind in ("frontend", "listen"):
+            binds = [words for words in section.lines if words[0] == "bind"]
+            frontends.append(
+                FrontendConfig(section.name, _mode(section, default_mode), any("ssl" in words[2:] for words in binds))
+            )
+        if section.kind in ("backend", "listen"):
+            members += sum(words[0] == "server" for words in section.lines)
+    return HaproxyConfig(tuple(frontends), tuple(sockets), members, own_group)
+
+
+def _mode(section: _Section, default: str) -> str:
+    modes = [words[1] for words in section.lines if words[0] == "mode" and len(words) > 1]
+    return modes[-1] if modes else default
+
+
+def _sections(text: str) -> list[_Section]:
+    sections = [_Section("", "")]
+    for line in text.splitlines():
+        words = _words(line)
+        if not words:
+            continue
+        if words[0] in _SECTIONS:
+            sections.append(_Section(words[0], words[1] if len(words) > 1 else ""))
+        else:
+            sections[-1].lines.append(words)
+    return sections
+
+
+def _words(line: str) -> list[str]:
+    words = []
+    position = 0
+    while (found := _WORD.match(line, _skip_blanks(line, position))) is not None:
+        words.append(_ESCAPED.sub(lambda match: match[1] or match[2] or match[3] or "", found[0]))
+        position = found.end()
+    return words
+
+
+def _skip_blanks(line: str, position: int) -> int:
+    while position < len(line) and line[position].isspace():
+        position += 1
+    return position

@@ -1,0 +1,78 @@
+"""All instances of this amphora."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.logger import Logger
+
+from amphora.loadbalancer.errors import InstanceNotFound, LoadBalancerError
+from amphora.loadbalancer.instance import Instance, InstanceStatus, Surroundings
+from amphora.loadbalancer.sample import InstanceSample
+from amphora.loadbalancer.store import Store
+
+
+@define(eq=False)
+class Instances:
+    """Finds an instance by its id, and tells of all of them."""
+
+    _log = Logger()
+
+    _store: Store
+    _surroundings: Surroundings
+    _known: dict[str, Instance] = field(init=False, factory=dict)
+
+    async def adopt(self) -> None:
+        """
+        Find all that an earlier agent left.  One instance that cannot be brought up hinders no other.
+
+        @raise OSError: if the base path cannot be read or written.
+        """
+        blocking = self._surroundings.blocking
+        for instance_id in await blocking.run(self._store.instance_ids):
+            try:
+                await self._make(instance_id).adopt()
+            except LoadBalancerError as error:
+                self._log.error("{instance}: {error}", instance=instance_id, error=repr(error))
+            except Exception:
+                self._log.failure("{instance}: cannot be adopted", instance=instance_id)
+
+    async def release(self) -> None:
+        """The agent ends."""
+        await gatherResults([Deferred.fromCoroutine(instance.release()) for instance in self._known.values()])
+
+    def get(self, instance_id: str) -> Instance:
+        """@raise InstanceNotFound: if nothing was uploaded for this id."""
+        instance = self._known.get(instance_id)
+        if instance is None or not instance.exists:
+            raise InstanceNotFound(instance_id)
+        return instance
+
+    async def upload(self, instance_id: str, amphora_id: str, spooled: Path) -> None:
+        """
+        Take a configuration for a new or a known instance.
+
+        @raise InvalidConfiguration, ActionFailed, StorageFailed: and what there was is as it was.
+        """
+        await (self._known.get(instance_id) or self._make(instance_id)).upload(amphora_id, spooled)
+
+    async def statuses(self) -> list[InstanceStatus]:
+        """How all fare, in the order of their ids."""
+        present = [instance for _, instance in sorted(self._known.items()) if instance.exists]
+        return list(await gatherResults([Deferred.fromCoroutine(instance.status()) for instance in present]))
+
+    async def samples(self) -> list[InstanceSample]:
+        """What a heartbeat tells: all instances that should run."""
+        present = [instance for instance in self._known.values() if instance.exists and instance.should_run]
+        return list(await gatherResults([Deferred.fromCoroutine(instance.sample()) for instance in present]))
+
+    def _make(self, instance_id: str) -> Instance:
+        def settled() -> None:
+            if not instance.exists:
+                self._known.pop(instance_id, None)
+
+        instance = Instance(instance_id, self._store.files(instance_id), self._surroundings, settled)
+        self._known[instance_id] = instance
+        return instance

@@ -1,0 +1,256 @@
+"""
+Where an instance's files lie, and what of it is remembered: one directory each below the base path.
+
+The names that a controller's templates know (`haproxy.cfg`, `ID.pid`, `../ID.sock`) are Octavia's; the
+others are ours.  All functions that touch a disk may block: they are called through `amphora.blocking`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from attrs import asdict, frozen
+
+from amphora.files import beside, remove_unfinished, rename_synced, replace_file, sync_directory, write_synced
+
+UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+LOG_LIMIT = 1024 * 1024
+"""An instance's log longer than this is cut to its later half before haproxy is started or reloaded."""
+
+
+@frozen
+class InstanceState:
+    """
+    What is remembered of an instance beside its files.
+
+    `amphora_id` is the one that the last accepted upload named (haproxy's peer name comes from it);
+    `should_run` is the controller's wish; `refused` tells that no upload was accepted yet; `deleted` that a
+    deletion has begun and only needs to be finished.
+    """
+
+    amphora_id: str = ""
+    should_run: bool = False
+    refused: bool = False
+    deleted: bool = False
+
+
+@frozen
+class InstanceFiles:
+    """The paths of one instance."""
+
+    instance_id: str
+    directory: Path
+    certificates: Path
+
+    @property
+    def config(self) -> Path:
+        """The configuration as it was uploaded, byte for byte."""
+        return self.directory / "haproxy.cfg"
+
+    @property
+    def candidate(self) -> Path:
+        """An uploaded configuration that has not been checked yet."""
+        return beside(self.config)
+
+    @property
+    def overlay(self) -> Path:
+        """What this agent adds to the uploaded configuration."""
+        return self.directory / "agent.cfg"
+
+    @property
+    def overlay_candidate(self) -> Path:
+        return beside(self.overlay)
+
+    @property
+    def pid_file(self) -> Path:
+        return self.directory / f"{self.instance_id}.pid"
+
+    @property
+    def stats_socket(self) -> Path:
+        return self.directory / "agent.sock"
+
+    @property
+    def master_socket(self) -> Path:
+        return self.directory / "master.sock"
+
+    @property
+    def log(self) -> Path:
+        """What haproxy wrote on its own output."""
+        return self.directory / "haproxy.log"
+
+    @property
+    def state(self) -> Path:
+        return self.directory / "instance.json"
+
+
+@frozen
+class Store:
+    """All instances' files below a base path and a certificate path."""
+
+    base_path: Path
+    base_cert_dir: Path
+
+    @property
+    def spool(self) -> Path:
+        """Where uploads are collected: on the file system of their places, so that they can be renamed there."""
+        return self.base_path / "spool"
+
+    @property
+    def notify_socket(self) -> Path:
+        return self.base_path / "notify.sock"
+
+    def prepare(self) -> None:
+        """Make the directories that all else needs, and forget what an earlier agent left half-collected."""
+        self.base_path.mkdir(parents=True, exist_ok=True)
+        self.base_cert_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.rmtree(self.spool, ignore_errors=True)
+        self.spool.mkdir(mode=0o700, exist_ok=True)
+        for parent in (self.base_path, self.base_cert_dir):
+            for directory in parent.iterdir():
+                if UUID.fullmatch(directory.name):
+                    remove_unfinished(directory)
+
+    def files(self, instance_id: str) -> InstanceFiles:
+        return InstanceFiles(instance_id, self.base_path / instance_id, self.base_cert_dir / instance_id)
+
+    def instance_ids(self) -> list[str]:
+        """Every instance of which there is a configuration, a pid file, a stats socket or a memory."""
+        found = []
+        for entry in sorted(os.listdir(self.base_path)):
+            files = self.files(entry)
+            signs = (files.config, files.pid_file, files.stats_socket, files.state, self.base_path / f"{entry}.sock")
+            if UUID.fullmatch(entry) and files.directory.is_dir() and any(sign.exists() for sign in signs):
+                found.append(entry)
+        return found
+
+    def new_spool_file(self) -> tuple[int, Path]:
+        """A new empty file to collect an upload in: its descriptor, open for writing, and its path."""
+        handle, name = tempfile.mkstemp(dir=self.spool)
+        return handle, Path(name)
+
+
+def load_state(files: InstanceFiles) -> InstanceState:
+    """
+    What is remembered.
+
+    A memory that is missing or damaged gives way to what can be seen: a configuration and a pid file are what
+    an instance that should run leaves behind.
+    """
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        known = json.loads(files.state.read_bytes())
+        return InstanceState(
+            amphora_id=str(known["amphora_id"]),
+            should_run=known["should_run"] is True,
+            refused=known["refused"] is True,
+            deleted=known["deleted"] is True,
+        )
+    return InstanceState(
+        should_run=files.config.exists() and files.pid_file.exists(), refused=not files.config.exists()
+    )
+
+
+def save_state(files: InstanceFiles, state: InstanceState) -> None:
+    files.directory.mkdir(mode=0o700, exist_ok=True)
+    replace_file(files.state, json.dumps(asdict(state)).encode() + b"\n")
+
+
+def stage_configuration(files: InstanceFiles, spooled: Path, overlay: bytes) -> None:
+    """Put an upload and its overlay beside the places that they are meant for."""
+    files.directory.mkdir(mode=0o700, exist_ok=True)
+    write_synced(files.overlay_candidate, overlay)
+    os.chmod(spooled, 0o600)
+    rename_synced(spooled, files.candidate)
+
+
+def accept_configuration(files: InstanceFiles, state: InstanceState) -> None:
+    """
+    The staged upload becomes the configuration.
+
+    The overlay goes first: an old configuration under a new overlay loads, the other way round might not.
+    """
+    rename_synced(files.overlay_candidate, files.overlay)
+    rename_synced(files.candidate, files.config)
+    save_state(files, state)
+
+
+def refuse_configuration(files: InstanceFiles, state: InstanceState) -> None:
+    """The staged upload goes away; where nothing better is, it is remembered that there was one."""
+    files.candidate.unlink(missing_ok=True)
+    files.overlay_candidate.unlink(missing_ok=True)
+    save_state(files, state)
+
+
+def log_size(files: InstanceFiles) -> int:
+    try:
+        return files.log.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def log_since(files: InstanceFiles, position: int, limit: int = 16 * 1024) -> str:
+    """The end of what haproxy wrote after this position, at most `limit` bytes."""
+    try:
+        with open(files.log, "rb") as log:
+            size = log.seek(0, os.SEEK_END)
+            log.seek(max(position, size - limit) if position <= size else max(0, size - limit))
+            return log.read().decode("utf-8", "replace").strip()
+    except FileNotFoundError:
+        return ""
+
+
+def trim_log(files: InstanceFiles) -> None:
+    """
+    Keep the log bounded.  It is cut in place: a running haproxy goes on appending to the same file.
+    """
+    if log_size(files) > LOG_LIMIT:
+        tail = log_since(files, 0, LOG_LIMIT // 2)
+        with open(files.log, "r+b") as log:
+            log.truncate(0)
+            log.write(tail.encode("utf-8", "replace") + b"\n")
+
+
+def open_log(files: InstanceFiles) -> int:
+    """A descriptor that appends to the log, for haproxy to inherit."""
+    trim_log(files)
+    return os.open(files.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+
+def read_pid(files: InstanceFiles) -> int | None:
+    """The process id that haproxy left in its pid file; None where there is no file, or no number in it."""
+    try:
+        text = files.pid_file.read_bytes()[:32].strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() and 0 < int(text) < 2**31 else None
+
+
+def forget_process(files: InstanceFiles) -> None:
+    """Take away what a process that has ended leaves behind."""
+    for path in (files.pid_file, files.stats_socket, files.master_socket):
+        path.unlink(missing_ok=True)
+
+
+def remove_instance(files: InstanceFiles, sockets: tuple[Path, ...]) -> None:
+    """Take away all of an instance: certificates, logs, sockets, configuration; its memory goes last."""
+    _remove_tree(files.certificates)
+    for path in (*sockets, files.directory.parent / f"{files.instance_id}.sock"):
+        if path.is_socket() and path.is_relative_to(files.directory.parent):
+            path.unlink(missing_ok=True)
+    for entry in files.directory.iterdir():
+        if entry != files.state:
+            _remove_tree(entry)
+    _remove_tree(files.directory)
+    sync_directory(files.directory.parent)
+
+
+def _remove_tree(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

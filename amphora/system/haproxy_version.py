@@ -1,0 +1,45 @@
+"""Which haproxy is installed."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from attrs import define, field
+from twisted.logger import Logger
+
+from amphora.process import CommandFailed, IProcessReactor, run_command
+
+_VERSION = re.compile(r"HA-?Proxy version (\S+)")
+_TIMEOUT = 10.0
+
+FileMark = tuple[int, int, int]
+
+
+@define(eq=False)
+class HaproxyVersion:
+    """Asks haproxy once, and again when its file has been replaced."""
+
+    _log = Logger()
+
+    _reactor: IProcessReactor
+    _path: str
+    _known: tuple[FileMark, str] | None = field(init=False, default=None)
+
+    async def read(self) -> str:
+        """The version as haproxy words it, `2.6.12-1+deb12u4`; empty where it cannot be told, which is logged."""
+        try:
+            status = os.stat(self._path)
+        except OSError as error:
+            self._log.error("No haproxy at {path}: {error}", path=self._path, error=error.strerror)
+            return ""
+        mark = (status.st_ino, status.st_size, status.st_mtime_ns)
+        if self._known is None or self._known[0] != mark:
+            try:
+                result = await run_command(self._reactor, [self._path, "-v"], timeout=_TIMEOUT)
+            except CommandFailed as error:
+                self._log.error("The version of haproxy cannot be told: {error}", error=error)
+                return ""
+            found = _VERSION.search(result.output)
+            self._known = (mark, found[1] if found else "")
+        return self._known[1]

@@ -1,0 +1,164 @@
+"""`twistd amphora`: its options, and the one place where the agent's parts meet."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from collections.abc import Callable
+from logging.handlers import SysLogHandler
+from pathlib import Path
+from typing import ClassVar, cast
+
+from twisted.application.service import IService
+from twisted.internet.interfaces import IReactorCore
+from twisted.logger import Logger
+from twisted.python.usage import Options as UsageOptions
+
+from amphora.agent import Agent, IAgentReactor
+from amphora.api.channel import AmphoraSite, Limits
+from amphora.api.root import AmphoraAPI
+from amphora.api.server import ApiService, IApiReactor
+from amphora.api.tls import BadTLSFiles, MutualTLS, TLSFiles
+from amphora.api.v0_1 import V01
+from amphora.blocking import InThreads, IThreadedReactor
+from amphora.config import ConfigError, Settings, load_settings
+from amphora.health.counters import Counters
+from amphora.health.sender import HeartbeatSender
+from amphora.loadbalancer.final_logs import LogDestination, Nowhere, Syslog
+from amphora.loadbalancer.haproxy import Haproxy, HaproxyProgram
+from amphora.loadbalancer.instance import Surroundings
+from amphora.loadbalancer.instances import Instances
+from amphora.loadbalancer.notify import NotifySocket
+from amphora.loadbalancer.store import InstanceFiles, Store
+from amphora.process import ProcessIdentity, boot_id
+from amphora.system.haproxy_version import HaproxyVersion
+
+DEFAULT_CONFIG = "/etc/octavia/amphora-agent.conf"
+
+_log = Logger()
+
+
+class IReactor(IAgentReactor, IApiReactor, IThreadedReactor, IReactorCore):
+    """What the agent needs of a reactor, all told."""
+
+
+class Options(UsageOptions):
+    """The command line after `twistd amphora`."""
+
+    optParameters: ClassVar = [
+        ["config-file", "c", DEFAULT_CONFIG, "The agent's configuration, as the Octavia controller writes it."]
+    ]
+
+
+def makeService(options: Options) -> IService:
+    """
+    What the plugin calls.
+
+    A configuration that cannot serve ends the process with one line; nothing was started then.
+    """
+    from twisted.internet import reactor
+
+    try:
+        settings = load_settings(options["config-file"])
+        return build_agent(cast(IReactor, reactor), settings)
+    except (ConfigError, BadTLSFiles) as error:
+        raise SystemExit(f"amphora-agent: {error}") from None
+
+
+def build_agent(reactor: IReactor, settings: Settings) -> Agent:
+    """
+    Put the agent together.
+
+    @raise BadTLSFiles: if the certificate files do not serve.
+    """
+    for note in settings.notes:
+        _log.warn("{note}", note=note)
+    blocking = InThreads(reactor)
+    store = Store(Path(settings.base_path), Path(settings.base_cert_dir))
+    notify = NotifySocket(store.notify_socket)
+    program = HaproxyProgram(settings.haproxy_cmd, settings.network_namespace)
+
+    def make_haproxy(files: InstanceFiles, died: Callable[[], None]) -> Haproxy:
+        return Haproxy(reactor, blocking, program, notify, files, died)
+
+    instances = Instances(
+        store,
+        Surroundings(
+            reactor=reactor,
+            blocking=blocking,
+            make_haproxy=make_haproxy,
+            logs=_log_destination(settings),
+            amphora_id=settings.amphora_id,
+            as_root=os.geteuid() == 0,
+            require_memory_fs=settings.require_memory_fs,
+        ),
+    )
+    tls = MutualTLS(settings.client_auth, settings.agent_tls_protocol)
+    tls.replace(read_tls_files(settings))
+    api = AmphoraAPI(settings.amphora_id, HaproxyVersion(reactor, settings.haproxy_cmd).read, V01(instances))
+    site = AmphoraSite(
+        api.resource(),
+        reactor=reactor,
+        verdicts=tls,
+        blocking=blocking,
+        spool=store,
+        limits=Limits(body=settings.agent_request_read_timeout, body_size=settings.max_body_size),
+    )
+    return Agent(
+        reactor,
+        blocking=blocking,
+        store=store,
+        namespace=settings.network_namespace,
+        notify=notify,
+        instances=instances,
+        speakers=[
+            ApiService(reactor, site, tls, settings.bind_host, settings.bind_port),
+            HeartbeatSender(
+                reactor=reactor,
+                blocking=blocking,
+                amphora_id=settings.amphora_id,
+                key=settings.heartbeat_key,
+                controllers=settings.controller_ip_port_list,
+                interval=settings.heartbeat_interval,
+                samples=instances.samples,
+                counters=Counters(store.base_path, boot_id=boot_id(), agent_started=ProcessIdentity.current().started),
+            ),
+        ],
+        give_up=lambda: give_up(reactor),
+    )
+
+
+def read_tls_files(settings: Settings) -> TLSFiles:
+    """@raise BadTLSFiles: for a file that cannot be read."""
+
+    def read(path: str) -> bytes:
+        try:
+            return Path(path).read_bytes()
+        except OSError as error:
+            raise BadTLSFiles(f"{path}: {error.strerror}") from None
+
+    return TLSFiles(
+        certificate_path=settings.agent_server_cert,
+        certificate=read(settings.agent_server_cert),
+        ca_path=settings.agent_server_ca,
+        ca=read(settings.agent_server_ca),
+    )
+
+
+def _log_destination(settings: Settings) -> LogDestination:
+    if not settings.use_syslog:
+        return Nowhere()
+    return Syslog(SysLogHandler.facility_names[settings.syslog_log_facility.removeprefix("LOG_").lower()])
+
+
+def give_up(reactor: IReactorCore) -> None:
+    """End the process, and let whoever started it see that it failed."""
+
+    def fail() -> None:
+        sys.stdout.flush()
+        os._exit(1)
+
+    # twistd ends with 0 whatever happened while the reactor ran.
+    atexit.register(fail)
+    reactor.stop()

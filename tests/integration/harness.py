@@ -1,0 +1,404 @@
+"""A real agent in a process of its own, and what plays the world around it: members, clients, a controller."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import ssl
+import sys
+import uuid
+from collections.abc import Awaitable, Callable
+from http.client import HTTPResponse
+from pathlib import Path
+from typing import Any, cast
+
+from attrs import define, evolve, field, frozen
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IListeningPort, IProcessTransport
+from twisted.internet.protocol import Factory, ProcessProtocol, connectionDone
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+from twisted.protocols.basic import LineReceiver
+from twisted.python.failure import Failure
+from twisted.trial.unittest import TestCase
+
+import amphora
+from amphora.client import AmphoraClient, Credentials
+from amphora.process import ProcessIdentity
+from amphora.testing.pki import ThrowAwayPKI
+from tests.integration.support import short_directory
+
+PATIENCE = 60.0
+"""Seconds after which a test stops to wait for what should have happened long ago."""
+
+AMPHORA_ID = "3dd1f8e2-7f6c-4d0e-9a3c-4f4c1c6b2a11"
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nobody has at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def wait_until(condition: Callable[[], Any], what: str) -> Any:
+    """
+    Wait until the condition, or what it awaits, is true, and answer with it.
+
+    @raise AssertionError: if it stays false.
+    """
+    from twisted.internet import reactor
+
+    clock = cast(Any, reactor)
+    deadline = clock.seconds() + PATIENCE
+    while True:
+        found = condition()
+        if isinstance(found, Awaitable):
+            found = await found
+        if found:
+            return found
+        if clock.seconds() > deadline:
+            raise AssertionError(f"waited {PATIENCE:g} s in vain for {what}")
+        await deferLater(clock, 0.05)
+
+
+class _AgentProtocol(ProcessProtocol):
+    def __init__(self) -> None:
+        self.output = bytearray()
+        self.ended: Deferred[BaseException] = Deferred()
+
+    def outReceived(self, data: bytes) -> None:
+        self.output += data
+
+    errReceived = outReceived
+
+    def processEnded(self, reason: Failure) -> None:
+        assert reason.value is not None
+        self.ended.callback(reason.value)
+
+
+@define(eq=False)
+class AgentProcess:
+    """`twistd amphora` as an operator starts it."""
+
+    directory: Path
+    pki: ThrowAwayPKI
+    port: int
+    options: dict[str, dict[str, object]] = field(factory=dict)
+    """By section, what the configuration file says beside or instead of what every test needs."""
+    _protocol: _AgentProtocol | None = field(init=False, default=None)
+    _transport: IProcessTransport | None = field(init=False, default=None)
+
+    @property
+    def base_path(self) -> Path:
+        return self.directory / "b"
+
+    @property
+    def cert_dir(self) -> Path:
+        return self.base_path / "certs"
+
+    @property
+    def log(self) -> str:
+        """All that the running agent, or the last one, has said."""
+        return "" if self._protocol is None else self._protocol.output.decode("utf-8", "replace")
+
+    @property
+    def pid(self) -> int:
+        assert self._transport is not None
+        return cast(int, self._transport.pid)
+
+    def write_config(self) -> Path:
+        sections: dict[str, dict[str, object]] = {
+            "DEFAULT": {"use_syslog": False},
+            "haproxy_amphora": {
+                "base_path": self.base_path,
+                "base_cert_dir": self.cert_dir,
+                "bind_host": "127.0.0.1",
+                "bind_port": self.port,
+            },
+            "health_manager": {"heartbeat_key": "a key of the tests"},
+            "amphora_agent": {
+                "agent_server_ca": self.pki.ca,
+                "agent_server_cert": self.pki.server,
+                "amphora_id": AMPHORA_ID,
+                "network_namespace": "",
+            },
+        }
+        for section, options in self.options.items():
+            sections.setdefault(section, {}).update(options)
+        path = self.directory / "amphora-agent.conf"
+        path.write_text(
+            "\n".join(
+                f"[{section}]\n" + "\n".join(f"{name} = {value}" for name, value in options.items())
+                for section, options in sections.items()
+            )
+        )
+        return path
+
+    def spawn(self) -> Deferred[BaseException]:
+        """Start it.  @return: Fires with the reason when it has ended."""
+        from twisted.internet import reactor
+
+        source = str(Path(amphora.__file__).parent.parent)
+        self._protocol = _AgentProtocol()
+        self._transport = cast(Any, reactor).spawnProcess(
+            self._protocol,
+            sys.executable,
+            [
+                *(sys.executable, str(Path(sys.executable).parent / "twistd"), "--nodaemon", "--pidfile="),
+                *("amphora", "--config-file", str(self.write_config())),
+            ],
+            env={**os.environ, "PYTHONPATH": source, "PYTHONDONTWRITEBYTECODE": "1"},
+            path=str(self.directory),
+        )
+        return self._protocol.ended
+
+    async def start(self) -> None:
+        """Start it and wait until it serves."""
+        ended = self.spawn()
+        await wait_until(lambda: "agent is ready" in self.log or ended.called, "the agent to be ready")
+        if ended.called:
+            raise AssertionError(f"the agent ended: {self.log}")
+
+    async def end(self, with_signal: signal.Signals = signal.SIGTERM) -> None:
+        """End it and wait until it is gone."""
+        if self._transport is not None and self._protocol is not None:
+            transport, self._transport = self._transport, None
+            transport.signalProcess(with_signal.name.removeprefix("SIG"))
+            await self._protocol.ended
+
+    def haproxy(self, instance_id: str) -> ProcessIdentity | None:
+        """The haproxy master whose pid file an instance has."""
+        try:
+            pid = int((self.base_path / instance_id / f"{instance_id}.pid").read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        return ProcessIdentity.of(pid)
+
+    def all_haproxies(self) -> list[ProcessIdentity]:
+        """Every process, master or worker, that was started with files of this agent's."""
+        found = []
+        for entry in os.listdir("/proc"):
+            process = ProcessIdentity.of(int(entry)) if entry.isdigit() else None
+            if process is None or "haproxy" not in (process.executable() or ""):
+                continue
+            if any(str(self.base_path) in word for word in process.command_line()):
+                found.append(process)
+        return found
+
+
+class _MemberProtocol(LineReceiver):
+    """Answers a request, whatever it asks for, and closes: no connection outlives a test."""
+
+    def __init__(self, member: Member) -> None:
+        self._member = member
+
+    def connectionMade(self) -> None:
+        self._member.connections.add(self)
+
+    def lineReceived(self, line: bytes) -> None:
+        if not line:
+            body = self._member.name.encode()
+            assert self.transport is not None
+            self.transport.write(b"HTTP/1.1 %s\r\nConnection: close\r\n\r\n%s" % (self._member.status, body))
+            self.transport.loseConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._member.connections.discard(self)
+
+
+@define(eq=False)
+class Member:
+    """A web server that answers every request with its own name, until it is taken down."""
+
+    name: str
+    port: int = field(factory=free_port)
+    status: bytes = b"200 OK"
+    """As in the status line, the reason phrase included."""
+    connections: set[_MemberProtocol] = field(init=False, factory=set)
+    _listening: IListeningPort | None = field(init=False, default=None)
+
+    def up(self) -> None:
+        from twisted.internet import reactor
+
+        factory = Factory.forProtocol(lambda: _MemberProtocol(self))
+        factory.noisy = False
+        self._listening = cast(Any, reactor).listenTCP(self.port, factory, interface="127.0.0.1")
+
+    async def down(self) -> None:
+        listening, self._listening = self._listening, None
+        if listening is not None:
+            await maybeDeferred(listening.stopListening)
+        for connection in self.connections:
+            cast(Any, connection.transport).abortConnection()
+        await wait_until(lambda: not self.connections, "the member's connections to end")
+
+
+@frozen
+class LoadBalancer:
+    """A haproxy configuration as Octavia lays it out, with its ids."""
+
+    listener_id: str = field(factory=new_id)
+    pool_id: str = field(factory=new_id)
+    port: int = field(factory=free_port)
+    members: tuple[Member, ...] = ()
+    mode: str = "http"
+    bind_options: str = ""
+    check: str = "check inter 200ms fall 1 rise 1"
+    extra_binds: tuple[str, ...] = ()
+
+    def config(self) -> bytes:
+        binds = [f"bind 127.0.0.1:{self.port} {self.bind_options}", *(f"bind {bind}" for bind in self.extra_binds)]
+        servers = [f"server {member.name} 127.0.0.1:{member.port} weight 1 {self.check}" for member in self.members]
+        return "\n".join(
+            [
+                f"# Configuration for loadbalancer {self.listener_id}",
+                "global",
+                "    daemon",
+                "    maxconn 1000",
+                "defaults",
+                f"    mode {self.mode}",
+                "    timeout connect 5s",
+                "    timeout client 50s",
+                "    timeout server 50s",
+                f"frontend {self.listener_id}",
+                *(f"    {bind}" for bind in binds),
+                f"    default_backend {self.pool_id}:{self.listener_id}",
+                f"backend {self.pool_id}:{self.listener_id}",
+                *(f"    {server}" for server in servers),
+                "",
+            ]
+        ).encode()
+
+    def with_members(self, *members: Member) -> LoadBalancer:
+        return evolve(self, members=members)
+
+
+def get(port: int, path: str = "/") -> Deferred[bytes]:
+    """
+    One HTTP request to loopback over a connection of its own: the whole answer.
+
+    @raise OSError: if the connection is refused or broken.
+    """
+    return deferToThread(_get, port, path)
+
+
+def _get(port: int, path: str) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
+        connection.sendall(b"GET %s HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n" % path.encode())
+        return _read_all(connection)
+
+
+def _read_all(connection: socket.socket) -> bytes:
+    answer = b""
+    while data := connection.recv(65536):
+        answer += data
+    return answer
+
+
+@frozen
+class RawClient:
+    """Speaks bytes over TLS, well-formed or not."""
+
+    port: int
+    context: ssl.SSLContext
+
+    def connect(self) -> ssl.SSLSocket:
+        """Blocks: for use in a thread."""
+        plain = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
+        return self.context.wrap_socket(plain, server_hostname=AMPHORA_ID)
+
+    def exchange(self, *segments: bytes) -> Deferred[bytes]:
+        """Send segments, one TLS record each, and read until the other side closes."""
+        return deferToThread(self._exchange, segments)
+
+    def ask(self, *segments: bytes) -> Deferred[bytes]:
+        """Send segments, and read one answer, as a well-behaved client does."""
+        return deferToThread(self.ask_at_once, *segments)
+
+    def ask_at_once(self, *segments: bytes) -> bytes:
+        """The same, in a thread of the caller's."""
+        with self.connect() as connection:
+            for segment in segments:
+                connection.sendall(segment)
+            answer = HTTPResponse(connection)
+            answer.begin()
+            body = answer.read()
+            head = f"HTTP/1.1 {answer.status} {answer.reason}\r\n{answer.msg}".replace("\n", "\r\n")
+            return head.replace("\r\r\n", "\r\n").encode() + body
+
+    def _exchange(self, segments: tuple[bytes, ...]) -> bytes:
+        with self.connect() as connection:
+            for segment in segments:
+                connection.sendall(segment)
+            return _read_all(connection)
+
+
+def client_context(pki: ThrowAwayPKI, certificate: Path | None = None, key: Path | None = None) -> ssl.SSLContext:
+    """A client's TLS settings that trust the amphora; with a certificate, where one is given."""
+    context = ssl.create_default_context(cafile=str(pki.ca))
+    if certificate is not None:
+        context.load_cert_chain(str(certificate), None if key is None else str(key))
+    return context
+
+
+class AgentTestCase(TestCase):
+    """A test with a directory, a throw-away PKI and an agent in it, which is ended with all its haproxies."""
+
+    timeout = 300
+
+    def setUp(self) -> None:
+        self.directory = short_directory(self)
+        self.pki = ThrowAwayPKI.create(self.directory, AMPHORA_ID)
+        self.agent = AgentProcess(self.directory, self.pki, free_port(), self.agent_options())
+        self.addCleanup(lambda: Deferred.fromCoroutine(self._clean_up()))
+        self._clients: list[AmphoraClient] = []
+        self._members: list[Member] = []
+        self.client = self.new_client()
+
+    def agent_options(self) -> dict[str, dict[str, object]]:
+        """What this case's agent is configured with beside the usual."""
+        return {}
+
+    def new_client(self) -> AmphoraClient:
+        from twisted.internet import reactor
+
+        credentials = Credentials(
+            self.pki.ca.read_bytes(), self.pki.client.read_bytes(), self.pki.client_key.read_bytes()
+        )
+        client = AmphoraClient(cast(Any, reactor), AMPHORA_ID, "127.0.0.1", self.agent.port, credentials)
+        self._clients.append(client)
+        return client
+
+    def raw_client(self) -> RawClient:
+        """A controller that speaks bytes."""
+        return RawClient(self.agent.port, client_context(self.pki, self.pki.client, self.pki.client_key))
+
+    def new_member(self) -> Member:
+        member = Member(new_id())
+        member.up()
+        self._members.append(member)
+        return member
+
+    async def running(self, balancer: LoadBalancer) -> LoadBalancer:
+        """Upload and start it."""
+        await self.client.upload_haproxy(balancer.listener_id, balancer.config())
+        await self.client.start(balancer.listener_id)
+        return balancer
+
+    async def _clean_up(self) -> None:
+        for client in self._clients:
+            await client.close()
+        await self.agent.end()
+        for process in self.agent.all_haproxies():
+            process.send_signal(signal.SIGKILL)
+        await wait_until(lambda: not self.agent.all_haproxies(), "haproxies to end")
+        for member in self._members:
+            await member.down()
+        self.assertNotIn("Traceback", self.agent.log)
