@@ -25,12 +25,18 @@ def may_make_namespaces() -> bool:
     Would a namespace made here be there for everyone?
 
     C{ip netns add} mounts it.  A service with a mount namespace of its own (ProtectSystem, PrivateTmp) would
-    mount it where nobody else, and no later agent, could enter it.
+    mount it where nobody else, and no later agent, could enter it.  Two mount namespaces have no mount's number in
+    common; these may be read where the kernel hides C{/proc/1/ns}.
     """
     try:
-        return os.geteuid() == 0 and os.readlink("/proc/self/ns/mnt") == os.readlink("/proc/1/ns/mnt")
+        return os.geteuid() == 0 and not _mounts("self").isdisjoint(_mounts("1"))
     except OSError:
         return False
+
+
+def _mounts(pid: str) -> set[str]:
+    """The numbers of a process's mounts, the first field of its C{mountinfo}; see proc(5)."""
+    return {line.split()[0] for line in Path(f"/proc/{pid}/mountinfo").read_text("utf-8", "replace").splitlines()}
 
 
 async def ensure_namespace(reactor: IProcessReactor, name: str) -> None:

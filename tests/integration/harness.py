@@ -92,6 +92,8 @@ class AgentProcess:
     port: int
     options: dict[str, dict[str, object]] = field(factory=dict)
     """By section, what the configuration file says beside or instead of what every test needs."""
+    wrapper: tuple[str, ...] = ()
+    """A command that becomes the agent, such as `unshare -m`."""
     _protocol: _AgentProtocol | None = field(init=False, default=None)
     _transport: IProcessTransport | None = field(init=False, default=None)
 
@@ -149,8 +151,9 @@ class AgentProcess:
         self._protocol = _AgentProtocol()
         self._transport = cast(Any, reactor).spawnProcess(
             self._protocol,
-            sys.executable,
+            (self.wrapper or (sys.executable,))[0],
             [
+                *self.wrapper,
                 *(sys.executable, str(Path(sys.executable).parent / "twistd"), "--nodaemon", "--pidfile="),
                 *("amphora", "--config-file", str(self.write_config())),
             ],
@@ -170,8 +173,9 @@ class AgentProcess:
         """End it and wait until it is gone."""
         if self._transport is not None and self._protocol is not None:
             transport, self._transport = self._transport, None
-            transport.signalProcess(with_signal.name.removeprefix("SIG"))
-            await self._protocol.ended
+            if not self._protocol.ended.called:
+                transport.signalProcess(with_signal.name.removeprefix("SIG"))
+                await self._protocol.ended
 
     def haproxy(self, instance_id: str) -> ProcessIdentity | None:
         """The haproxy master whose pid file an instance has."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,9 +21,19 @@ def program(name: str) -> str | None:
     return shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin")))
 
 
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
 def missing(needs: Sequence[str]) -> str | None:
-    """Say what the machine lacks of `needs`: names of programs, or "root" for its rights.  None if nothing."""
-    lacking = [need for need in needs if (os.geteuid() != 0 if need == "root" else program(need) is None)]
+    """Say what the machine lacks of `needs`: names of programs, "root" for its rights, "ipv6".  None if nothing."""
+    others = {"root": lambda: os.geteuid() == 0, "ipv6": _has_ipv6}
+    lacking = [need for need in needs if not (others[need]() if need in others else program(need))]
     return f"needs {', '.join(lacking)}" if lacking else None
 
 

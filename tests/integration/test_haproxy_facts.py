@@ -1,0 +1,195 @@
+"""What `amphora.loadbalancer.haproxy` takes for granted of haproxy, tried on the installed one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import DatagramProtocol
+from twisted.trial.unittest import TestCase
+
+from amphora.loadbalancer.haproxy import Processes, parse_processes
+from amphora.loadbalancer.sockets import NoAnswer, ask
+from amphora.process import ProcessIdentity, run_command, spawn_daemon
+from tests.integration.harness import LoadBalancer, free_port, wait_until
+from tests.integration.support import program, requires, short_directory
+
+
+class _Notifications(DatagramProtocol):
+    noisy = False
+
+    def __init__(self) -> None:
+        self.heard: list[bytes] = []
+
+    def datagramReceived(self, datagram: bytes, addr: object) -> None:
+        self.heard.append(datagram)
+
+
+class _Haproxy:
+    """One haproxy, started as the agent starts it, with an overlay of the test's choice."""
+
+    def __init__(self, reactor: Any, directory: Path, config: bytes, overlay: str) -> None:
+        self.reactor = reactor
+        self.directory = directory
+        directory.mkdir(exist_ok=True)
+        self.config = directory / "haproxy.cfg"
+        self.overlay = directory / "agent.cfg"
+        self.log = directory / "log"
+        self.master_socket = directory / "master.sock"
+        self.config.write_bytes(config)
+        self.overlay.write_text(f"global\n    stats socket {directory}/agent.sock mode 600 level admin\n{overlay}\n")
+
+    def start(self, notify: Path) -> ProcessIdentity | None:
+        output = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        pid = spawn_daemon(
+            self.reactor,
+            [
+                *(program("haproxy") or "haproxy", "-Ws", "-f", str(self.config), "-f", str(self.overlay)),
+                *("-p", str(self.directory / "pid"), "-S", f"{self.master_socket},mode,600", "-L", "peer"),
+            ],
+            output=output,
+            environment={"NOTIFY_SOCKET": str(notify)},
+        )
+        os.close(output)
+        return ProcessIdentity.of(pid)
+
+    async def processes(self) -> Processes:
+        async def asked() -> Processes | None:
+            try:
+                return parse_processes(await ask(self.reactor, self.master_socket, b"show proc;quit\n", timeout=1))
+            except NoAnswer:
+                return None
+
+        return cast(Processes, await wait_until(asked, "the master to list its processes"))
+
+
+@requires("haproxy")
+class HaproxyFactTests(TestCase):
+    timeout = 180
+
+    def setUp(self) -> None:
+        from twisted.internet import reactor
+
+        self.reactor = cast(Any, reactor)
+        self.directory = short_directory(self)
+        self.notify = self.directory / "notify.sock"
+        self.notifications = _Notifications()
+        port = self.reactor.listenUNIXDatagram(str(self.notify), self.notifications)
+        self.addCleanup(port.stopListening)
+        self.balancer = LoadBalancer()
+
+    def haproxy(self, name: str = "one", overlay: str = "    noreuseport", config: bytes | None = None) -> _Haproxy:
+        return _Haproxy(self.reactor, self.directory / name, config or self.balancer.config(), overlay)
+
+    async def started(self, haproxy: _Haproxy) -> ProcessIdentity:
+        process = haproxy.start(self.notify)
+        assert process is not None
+
+        async def end() -> None:
+            for one in (process, *process.children()):
+                one.send_signal(signal.SIGKILL)
+            await wait_until(lambda: not process.alive, "haproxy to end")
+
+        self.addCleanup(lambda: Deferred.fromCoroutine(end()))
+        ready = b"READY=1\nMAINPID=%d" % process.pid
+        await wait_until(lambda: any(ready in heard for heard in self.notifications.heard), "haproxy to be ready")
+        return process
+
+    async def reloaded(self, process: ProcessIdentity) -> None:
+        self.notifications.heard.clear()
+        process.send_signal(signal.SIGUSR2)
+        await wait_until(
+            lambda: any(b"READY=1" in heard for heard in self.notifications.heard), "the reload's end to be told"
+        )
+
+    async def test_in_the_foreground(self) -> None:
+        """`-Ws` stays in the foreground, whatever `daemon` in the configuration says: the child is the master."""
+        haproxy = self.haproxy()
+        process = await self.started(haproxy)
+        self.assertEqual(str(process.pid), (haproxy.directory / "pid").read_text().strip())
+        self.assertIn(b"daemon", haproxy.config.read_bytes())
+        self.assertEqual(os.getsid(process.pid), process.pid)
+
+    async def test_reload_that_works(self) -> None:
+        """After a reload the count has grown, and one worker has none behind it; process and files are the same."""
+        haproxy = self.haproxy()
+        process = await self.started(haproxy)
+        before = await haproxy.processes()
+        await self.reloaded(process)
+        after = await haproxy.processes()
+        self.assertEqual((0, 1), (before.reloads, after.reloads))
+        assert before.current is not None and after.current is not None
+        self.assertNotEqual(before.current.pid, after.current.pid)
+        self.assertEqual(process, ProcessIdentity.of(process.pid))
+        words = process.command_line()
+        self.assertEqual(
+            [str(haproxy.config), str(haproxy.overlay)],
+            [value for option, value in pairwise(words) if option == "-f"],
+        )
+
+    async def test_reload_that_fails(self) -> None:
+        """READY is said after a reload that failed, too; the count has grown, and no worker is without reloads."""
+        haproxy = self.haproxy()
+        process = await self.started(haproxy)
+        haproxy.config.write_bytes(self.balancer.config() + b"BAD_LINE\n")
+        await self.reloaded(process)
+        after = await haproxy.processes()
+        self.assertEqual(1, after.reloads)
+        self.assertIsNone(after.current)
+        self.assertIn("BAD_LINE", haproxy.log.read_text())
+        haproxy.config.write_bytes(self.balancer.config())
+        await self.reloaded(process)
+        self.assertIsNotNone((await haproxy.processes()).current)
+
+    async def test_two_on_one_address(self) -> None:
+        """Two haproxies share an address silently, and each gets half of it; with `noreuseport` the second fails."""
+        first = self.haproxy("one", overlay="")
+        await self.started(first)
+        second = self.haproxy("two", overlay="")
+        await self.started(second)
+        third_port = LoadBalancer(port=free_port())
+        holder = self.haproxy("three", config=third_port.config())
+        await self.started(holder)
+        late = self.haproxy("four", config=third_port.config())
+        process = late.start(self.notify)
+        await wait_until(lambda: process is None or not process.alive, "the fourth to give up")
+        taken = f"cannot bind socket (Address already in use) for [127.0.0.1:{third_port.port}]"
+        self.assertIn(taken, late.log.read_text())
+
+    async def test_stopped_worker_outlives_its_master(self) -> None:
+        """A worker ends with its master, except one that is stopped: it has to be ended by itself."""
+        process = await self.started(self.haproxy())
+        (worker,) = process.children()
+        worker.send_signal(signal.SIGSTOP)
+        process.send_signal(signal.SIGKILL)
+        await wait_until(lambda: not process.alive, "the master to end")
+        self.assertTrue(worker.alive)
+        worker.send_signal(signal.SIGKILL)
+        await wait_until(lambda: not worker.alive, "the worker to end")
+
+    async def test_check_command(self) -> None:
+        """`-c` exits 0 for a good configuration and says so, and 1 for a bad one."""
+        haproxy = self.haproxy()
+        command = [program("haproxy") or "haproxy", "-c", "-f", str(haproxy.config), "-f", str(haproxy.overlay)]
+        good = await run_command(self.reactor, command, timeout=30)
+        self.assertEqual((0, True), (good.exit_code, "Configuration file is valid" in good.output))
+        haproxy.config.write_bytes(b"BAD_LINE\n")
+        bad = await run_command(self.reactor, command, timeout=30)
+        self.assertEqual(1, bad.exit_code)
+
+    async def test_socket_path_limit(self) -> None:
+        """haproxy binds a UNIX socket under a longer name first: a path of 107 bytes is too long for it."""
+        haproxy = self.haproxy()
+        long = self.directory / ("s" * (107 - len(str(self.directory)) - 1))
+        haproxy.overlay.write_text(f"global\n    stats socket {long} mode 600\n")
+        process = haproxy.start(self.notify)
+        await wait_until(lambda: process is None or not process.alive, "haproxy to give up")
+        self.assertIn("too long", haproxy.log.read_text())
+        # The kernel alone would take it.
+        with socket.socket(socket.AF_UNIX) as ours:
+            ours.bind(str(long))
