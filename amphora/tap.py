@@ -5,10 +5,11 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import time
 from collections.abc import Callable
 from logging.handlers import SysLogHandler
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 from twisted.application.service import IService
 from twisted.internet.interfaces import IReactorCore
@@ -27,7 +28,7 @@ from amphora.health.counters import Counters
 from amphora.health.sender import HeartbeatSender
 from amphora.loadbalancer.final_logs import LogDestination, Nowhere, Syslog
 from amphora.loadbalancer.haproxy import Haproxy, HaproxyProgram
-from amphora.loadbalancer.instance import Surroundings
+from amphora.loadbalancer.instance import STATS_TIMEOUT, Surroundings
 from amphora.loadbalancer.instances import Instances
 from amphora.loadbalancer.notify import NotifySocket
 from amphora.loadbalancer.store import InstanceFiles, Store
@@ -60,6 +61,8 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     try:
+        # A timer that counts on the wall clock stands still for as long as the clock is set back.
+        cast(Any, reactor).seconds = time.monotonic
         settings = load_settings(options["config-file"])
         return build_agent(cast(IReactor, reactor), settings)
     except (ConfigError, BadTLSFiles) as error:
@@ -121,7 +124,7 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
                 key=settings.heartbeat_key,
                 controllers=settings.controller_ip_port_list,
                 interval=settings.heartbeat_interval,
-                samples=instances.samples,
+                samples=lambda: instances.samples(min(STATS_TIMEOUT, settings.heartbeat_interval / 4)),
                 counters=Counters(store.base_path, boot_id=boot_id(), agent_started=ProcessIdentity.current().started),
             ),
         ],

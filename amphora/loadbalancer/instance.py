@@ -118,7 +118,7 @@ class Instance:
 
     async def status(self) -> InstanceStatus:
         """How it fares.  ACTIVE: it should run, runs, and answers; STOPPED: neither; all else is ERROR."""
-        stats = (await self._ask_stats())[0]
+        stats = (await self._ask_stats(STATS_TIMEOUT))[0]
         status: Status = "ERROR"
         if self.should_run and stats is not None:
             status = "ACTIVE"
@@ -127,19 +127,18 @@ class Instance:
         kind = "TCP" if self._config is None else self._config.listener_type
         return InstanceStatus(self.instance_id, status, kind, stats)
 
-    async def sample(self) -> InstanceSample:
-        """What a heartbeat tells of it."""
-        stats, worker = await self._ask_stats()
+    async def sample(self, timeout: float) -> InstanceSample:
+        """What a heartbeat tells of it, as far as its haproxy answers within so many seconds."""
+        stats, worker = await self._ask_stats(timeout)
         return InstanceSample(self.instance_id, stats, worker)
 
-    async def _ask_stats(self) -> tuple[Stats | None, ProcessIdentity | None]:
+    async def _ask_stats(self, timeout: float) -> tuple[Stats | None, ProcessIdentity | None]:
         if self._haproxy.process is None:
             return None, None
         try:
-            answer = await ask(self._surroundings.reactor, self._files.stats_socket, QUESTION, timeout=STATS_TIMEOUT)
+            answer = await ask(self._surroundings.reactor, self._files.stats_socket, QUESTION, timeout=timeout)
             stats = parse_stats(answer)
-        except (NoAnswer, UnreadableStats) as error:
-            self._log.debug("{instance}: {error}", instance=self.instance_id, error=error)
+        except (NoAnswer, UnreadableStats):
             return None, None
         worker = ProcessIdentity.of(stats.pid)
         return (stats, worker) if worker is not None else (None, None)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine, Iterable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, gatherResults
@@ -12,6 +14,8 @@ from amphora.loadbalancer.errors import InstanceNotFound, LoadBalancerError
 from amphora.loadbalancer.instance import Instance, InstanceStatus, Surroundings
 from amphora.loadbalancer.sample import InstanceSample
 from amphora.loadbalancer.store import Store
+
+T = TypeVar("T")
 
 
 @define(eq=False)
@@ -41,7 +45,7 @@ class Instances:
 
     async def release(self) -> None:
         """The agent ends."""
-        await gatherResults([Deferred.fromCoroutine(instance.release()) for instance in self._known.values()])
+        await _all(instance.release() for instance in self._known.values())
 
     def get(self, instance_id: str) -> Instance:
         """@raise InstanceNotFound: if nothing was uploaded for this id."""
@@ -61,12 +65,16 @@ class Instances:
     async def statuses(self) -> list[InstanceStatus]:
         """How all fare, in the order of their ids."""
         present = [instance for _, instance in sorted(self._known.items()) if instance.exists]
-        return list(await gatherResults([Deferred.fromCoroutine(instance.status()) for instance in present]))
+        return await _all(instance.status() for instance in present)
 
-    async def samples(self) -> list[InstanceSample]:
-        """What a heartbeat tells: all instances that should run."""
+    async def samples(self, timeout: float) -> list[InstanceSample]:
+        """
+        What a heartbeat tells: all instances that should run.
+
+        @param timeout: Seconds that any one of them may take; one that hangs is told without its figures.
+        """
         present = [instance for instance in self._known.values() if instance.exists and instance.should_run]
-        return list(await gatherResults([Deferred.fromCoroutine(instance.sample()) for instance in present]))
+        return await _all(instance.sample(timeout) for instance in present)
 
     def _make(self, instance_id: str) -> Instance:
         def settled() -> None:
@@ -76,3 +84,8 @@ class Instances:
         instance = Instance(instance_id, self._store.files(instance_id), self._surroundings, settled)
         self._known[instance_id] = instance
         return instance
+
+
+async def _all(works: Iterable[Coroutine[Deferred[Any], Any, T]]) -> list[T]:
+    """Do all at once.  Whoever asks may be cancelled; then so are they, and nothing is left that nobody hears of."""
+    return list(await gatherResults([Deferred.fromCoroutine(work) for work in works], consumeErrors=True))

@@ -19,7 +19,3 @@ class InstanceSample:
     instance_id: str
     stats: Stats | None
     worker: ProcessIdentity | None
-
-
-# How the heartbeats' modules call it.
-Worker = ProcessIdentity

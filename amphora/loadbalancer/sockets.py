@@ -82,7 +82,7 @@ async def ask(reactor: ISocketReactor, socket: Path, question: bytes, *, timeout
         except Exception as error:
             if overdue:
                 raise NoAnswer(f"no connection within {timeout:g} s") from None
-            raise NoAnswer(f"nobody listens on {socket}: {error}") from None
+            raise NoAnswer(f"nobody listens on {socket} ({type(error).__name__})") from None
         return await answered
     finally:
         if deadline.active():

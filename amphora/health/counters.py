@@ -1,0 +1,248 @@
+"""
+How much of each listener's traffic the controller was already told, so that it is told the rest, and never twice.
+
+haproxy counts from a worker's start; a heartbeat tells what came since the last one.  So there is a *baseline* for
+each instance: its worker, and what that worker's counters said when they were last told.  Another worker has other
+counters and starts from zero.  Baselines live in a file too, for the next agent:
+
+    {"version": 1, "boot": BOOT_ID, "since": TICKS,
+     "instances": {INSTANCE: {"pid": PID, "started": TICKS,
+                              "listeners": {LISTENER: {"tx": n, "rx": n, "totconns": n, "ereq": n}}}}}
+
+When in doubt, traffic is lost rather than told twice:
+
+- New baselines are renamed into place before the heartbeat leaves and put back where it could not.  An agent that is
+  killed in between has told nothing and will not tell it.
+- Where they cannot be written (a full disk), the old file is removed and heartbeats go on from memory: an agent that
+  comes later finds no file.  Where it cannot be removed either, the baselines stay as they are, heartbeats tell no
+  traffic, and all of it is told once the disk works again, by this agent or by the next.
+- Without a file that can be read, nobody knows what was told of a worker older than the agent: the first look at it
+  only sets its baseline.  `since` hands that on to later agents: it is the start of the last agent that found no
+  file, and zero if none of this boot did.
+- A file of another boot says nothing of the workers of this one, but none of them can have been told of yet.
+
+Nothing is synced to the disk: a process that dies does not take back what it wrote, and after a loss of power
+there are new workers as well as a new boot.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from attrs import asdict, frozen
+from twisted.logger import Logger
+
+from amphora.files import beside
+from amphora.health.message import Traffic, traffic_by_listener
+from amphora.loadbalancer.sample import InstanceSample
+from amphora.process import ProcessIdentity
+
+FILE_NAME: Final = "stats_counters.json"
+_FORMAT: Final = 1
+
+
+@frozen
+class Baseline:
+    """What one worker's counters said, by listener id, when they were last told."""
+
+    worker: ProcessIdentity
+    listeners: Mapping[str, Traffic]
+
+
+@frozen
+class Deltas:
+    """What a heartbeat will tell, by listener id, and the baselines, by instance id, that hold once it was told."""
+
+    traffic: Mapping[str, Traffic]
+    baselines: Mapping[str, Baseline]
+
+
+class Counters:
+    """
+    The baselines of all instances.
+
+    Apart from `deltas`, each method waits for the disk: they are called in a thread, one at a time.  The order is
+    C{load} once; then for each heartbeat C{deltas}, C{advance}, and C{put_back} if it did not leave.
+    """
+
+    _log = Logger()
+
+    def __init__(self, directory: Path, *, boot_id: str, agent_started: int) -> None:
+        """
+        @param directory: Where the file stands: the `base_path`.
+        @param boot_id: What the kernel says in C{/proc/sys/kernel/random/boot_id}.
+        @param agent_started: When this agent started, in clock ticks since boot, as in L{ProcessIdentity.started}.
+        """
+        self._path = directory / FILE_NAME
+        self._boot_id = boot_id
+        self._since = agent_started
+        self._baselines: Mapping[str, Baseline] = {}
+        self._before: Mapping[str, Baseline] = {}
+        self._written: Mapping[str, Baseline] | None = None
+        self._failing = False
+
+    def load(self) -> None:
+        """Take over what the agent before us left.  Never raises: a file that is torn or empty is as good as none."""
+        try:
+            content = json.loads(self._path.read_bytes())
+            self._since, self._baselines = _parsed(content, self._boot_id)
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, RecursionError) as problem:
+            self._log.warn(
+                "{path} cannot be used: {problem}. What haproxy counted before this moment is not told",
+                path=str(self._path),
+                problem=problem,
+            )
+
+    def deltas(self, samples: Iterable[InstanceSample]) -> Deltas:
+        """
+        Tell what came since the baselines.
+
+        @param samples: All instances there are.  One that did not answer keeps its baseline, and so does one whose
+            answer came from an older worker, which a reload left to finish.  One that is not among them is gone, and
+            its worker with it: its baseline goes too.
+        """
+        traffic: dict[str, Traffic] = {}
+        baselines: dict[str, Baseline] = {}
+        for sample in samples:
+            known = self._baselines.get(sample.instance_id)
+            now = _reading(sample)
+            if now is None or (known is not None and now.worker.started < known.worker.started):
+                if known is not None:
+                    baselines[sample.instance_id] = known
+                continue
+            told = self._told(sample.instance_id, known, now)
+            baselines[sample.instance_id] = now
+            for listener_id, total in now.listeners.items():
+                came = total.since(told.get(listener_id, Traffic()))
+                traffic[listener_id] = traffic.get(listener_id, Traffic()) + came
+        return Deltas(traffic, baselines)
+
+    def advance(self, deltas: Deltas) -> bool:
+        """
+        Make new baselines hold, in the file first.
+
+        @return: False if a file with the old ones stands there and cannot be changed: then this traffic must not be
+            told now.  It stays in what L{deltas} answers next.
+        """
+        if not self._write(deltas.baselines):
+            return False
+        self._before, self._baselines = self._baselines, deltas.baselines
+        return True
+
+    def put_back(self) -> None:
+        """Undo the last `advance`: what it counted as told was not."""
+        self._baselines = self._before
+        self._write(self._baselines)
+
+    def _told(self, instance_id: str, known: Baseline | None, now: Baseline) -> Mapping[str, Traffic]:
+        """What was told of the worker that answers now."""
+        if known is not None and known.worker == now.worker:
+            return known.listeners
+        if now.worker.started > self._since:
+            return {}
+        # What it did before is unknown.  That it is told from here on holds even if this heartbeat does not leave.
+        self._baselines = {**self._baselines, instance_id: now}
+        return now.listeners
+
+    def _write(self, baselines: Mapping[str, Baseline]) -> bool:
+        """Put baselines into the file; answer whether no others stand there."""
+        if self._written == baselines:
+            return True
+        content = json.dumps(_document(self._boot_id, self._since, baselines), separators=(",", ":"))
+        unfinished = beside(self._path)
+        try:
+            unfinished.unlink(missing_ok=True)
+            with open(unfinished, "x", encoding="utf-8", opener=partial(os.open, mode=0o600)) as file:
+                file.write(content)
+            os.rename(unfinished, self._path)
+        except OSError as problem:
+            with suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+            removed = self._remove()
+            self._tell_failure(problem, removed)
+            return removed
+        self._written = baselines
+        if self._failing:
+            self._failing = False
+            self._log.info("{path} can be written again", path=str(self._path))
+        return True
+
+    def _remove(self) -> bool:
+        self._written = None
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError:
+            return False
+        return True
+
+    def _tell_failure(self, problem: OSError, removed: bool) -> None:
+        if self._failing:
+            return
+        self._failing = True
+        self._log.error(
+            "{path} cannot be written: {problem}. {consequence}",
+            path=str(self._path),
+            problem=problem,
+            consequence="Heartbeats go on; what came since the last one is not told if the agent ends now"
+            if removed
+            else "Nor can it be removed: heartbeats go on without traffic figures until it can be written",
+        )
+
+
+def _reading(sample: InstanceSample) -> Baseline | None:
+    if sample.stats is None or sample.worker is None:
+        return None
+    return Baseline(sample.worker, traffic_by_listener(sample.instance_id, sample.stats))
+
+
+def _document(boot_id: str, since: int, baselines: Mapping[str, Baseline]) -> dict[str, Any]:
+    instances = {
+        instance_id: {
+            "pid": baseline.worker.pid,
+            "started": baseline.worker.started,
+            "listeners": {listener_id: asdict(total) for listener_id, total in baseline.listeners.items()},
+        }
+        for instance_id, baseline in baselines.items()
+    }
+    return {"version": _FORMAT, "boot": boot_id, "since": since, "instances": instances}
+
+
+def _parsed(document: Any, boot_id: str) -> tuple[int, Mapping[str, Baseline]]:
+    """
+    Read what L{_document} wrote.
+
+    @return: C{since} and the baselines: zero and none from another boot.
+    @raise ValueError: if it is anything else.
+    """
+    try:
+        if document["version"] != _FORMAT:
+            raise ValueError("it has another format")
+        if document["boot"] != boot_id:
+            return 0, {}
+        baselines = {
+            instance_id: Baseline(
+                ProcessIdentity(_count(instance["pid"]), _count(instance["started"])),
+                {
+                    listener_id: Traffic(**{name: _count(total[name]) for name in ("tx", "rx", "totconns", "ereq")})
+                    for listener_id, total in instance["listeners"].items()
+                },
+            )
+            for instance_id, instance in document["instances"].items()
+        }
+        return _count(document["since"]), baselines
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError("it has another format") from None
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError("a number in it is none")
+    return value

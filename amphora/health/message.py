@@ -1,0 +1,241 @@
+"""
+What a heartbeat says: version 3 of the controller's message, built from what all haproxies answered.
+
+    {"id": AMPHORA, "ver": 3, "seq": 17,
+     "listeners": {LISTENER: {"status": "OPEN", "stats": {"tx": bytes sent to clients since the last heartbeat,
+                                                          "rx": bytes received from clients since then,
+                                                          "conns": connections open now,
+                                                          "totconns": connections taken since then,
+                                                          "ereq": invalid requests since then}}},
+     "pools": {"POOL:LISTENER": {"status": "UP", "members": {MEMBER: "UP" | "DOWN 1/2" | "no check" | ...}}}}
+
+A frontend that is named by a UUID is a listener.  All other frontends of an instance count together, as a listener
+with the instance's own id.  A backend is a pool; one whose name says no listener gets the instance's id for it.
+The states are haproxy's own words.  Everything here is a pure function.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, TypedDict
+
+from attrs import frozen
+
+from amphora.health.envelope import MAX_DATAGRAM, seal
+from amphora.loadbalancer.sample import InstanceSample
+from amphora.loadbalancer.stats import Frontend, Stats
+
+VERSION: Final = 3
+"""Since version 3 of the message, its figures (all but `conns`) are what came since the last one."""
+
+_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+_PROMETHEUS: Final = {"prometheus-exporter-internal-endpoint", "prometheus-exporter-internal"}
+"""The proxies that the controller adds for its metrics: nobody's listener, nobody's pool."""
+
+
+class ListenerStats(TypedDict):
+    """The figures of one listener."""
+
+    tx: int
+    rx: int
+    conns: int
+    totconns: int
+    ereq: int
+
+
+class Listener(TypedDict):
+    """One listener as a heartbeat tells it."""
+
+    status: str
+    stats: ListenerStats
+
+
+class Pool(TypedDict):
+    """One pool as a heartbeat tells it: its members' states by their names."""
+
+    status: str
+    members: dict[str, str]
+
+
+class Message(TypedDict):
+    """One heartbeat's message."""
+
+    id: str
+    ver: int
+    seq: int
+    listeners: dict[str, Listener]
+    pools: dict[str, Pool]
+
+
+class TooLarge(Exception):
+    """The listeners and pools alone, without any member, are more than a datagram holds."""
+
+
+@frozen
+class Traffic:
+    """What a listener carried, since its worker's start or since the last heartbeat: bytes, connections, errors."""
+
+    tx: int = 0
+    rx: int = 0
+    totconns: int = 0
+    ereq: int = 0
+
+    def __add__(self, other: Traffic) -> Traffic:
+        return Traffic(self.tx + other.tx, self.rx + other.rx, self.totconns + other.totconns, self.ereq + other.ereq)
+
+    def since(self, earlier: Traffic) -> Traffic:
+        """What came since an earlier reading; nothing where a counter was cleared in between."""
+        return Traffic(
+            max(0, self.tx - earlier.tx),
+            max(0, self.rx - earlier.rx),
+            max(0, self.totconns - earlier.totconns),
+            max(0, self.ereq - earlier.ereq),
+        )
+
+
+def frontends_by_listener(instance_id: str, stats: Stats) -> dict[str, list[Frontend]]:
+    """Sort an instance's frontends under the ids of the listeners that they are told as."""
+    listeners: dict[str, list[Frontend]] = {}
+    for frontend in stats.frontends:
+        if frontend.name not in _PROMETHEUS:
+            listener_id = frontend.name if _UUID.fullmatch(frontend.name) else instance_id
+            listeners.setdefault(listener_id, []).append(frontend)
+    return listeners
+
+
+def traffic_by_listener(instance_id: str, stats: Stats) -> dict[str, Traffic]:
+    """Sum up what each listener of an instance carried since the worker's start."""
+    return {
+        listener_id: sum((_traffic(each) for each in frontends), Traffic())
+        for listener_id, frontends in frontends_by_listener(instance_id, stats).items()
+    }
+
+
+def build(amphora_id: str, sequence: int, samples: Iterable[InstanceSample], traffic: Mapping[str, Traffic]) -> Message:
+    """
+    Make the message of one heartbeat.
+
+    @param samples: What is to be told; an instance without an answer is left out.
+    @param traffic: By listener id, what came since the last heartbeat; nothing for a listener that is not there.
+    """
+    frontends: dict[str, list[Frontend]] = {}
+    pools: dict[str, Pool] = {}
+    for sample in samples:
+        if sample.stats is None:
+            continue
+        for listener_id, some in frontends_by_listener(sample.instance_id, sample.stats).items():
+            frontends.setdefault(listener_id, []).extend(some)
+        for backend in sample.stats.backends:
+            if backend.name not in _PROMETHEUS:
+                key = backend.name if ":" in backend.name else f"{backend.name}:{sample.instance_id}"
+                pools[key] = Pool(status=backend.status, members=backend.members)
+    return Message(
+        id=amphora_id,
+        ver=VERSION,
+        seq=sequence,
+        listeners={each: _listener(some, traffic.get(each, Traffic())) for each, some in frontends.items()},
+        pools=pools,
+    )
+
+
+def fit(message: Message, key: str, left_out: int = 0) -> tuple[bytes, int]:
+    """
+    Seal a message into a datagram that UDP can carry, without as many members as it must leave out.
+
+    Left out are first members that are not checked (the controller never misses those), then members of pools that
+    are up and have none down, then any.  Listeners and pools always stay.
+
+    @param left_out: How many the last heartbeat left out.  As long as that number still serves it is kept: a number
+        that moved with every digit would have members come and go at the controller.
+    @return: The datagram and how many members it leaves out.
+    @raise TooLarge: if no number of members is small enough.
+    """
+    expendable = _expendable(message["pools"])
+    as_before = seal(key, _without(message, expendable[:left_out])) if left_out else b""
+    serves = _WELL_FILLED <= len(as_before) <= MAX_DATAGRAM and left_out <= len(expendable)
+    if serves and left_out * _BYTES_OF_A_UUID > MAX_DATAGRAM:
+        return as_before, left_out
+    whole = seal(key, message)
+    if len(whole) <= (_AIM if left_out else MAX_DATAGRAM):
+        return whole, 0
+    if serves:
+        return as_before, left_out
+    return _search(message, key, expendable, len(whole))
+
+
+_WELL_FILLED: Final = MAX_DATAGRAM * 92 // 100
+_AIM: Final = MAX_DATAGRAM * 97 // 100
+"""Where the search aims at: with some room above, for figures with more digits and for members whose state changes."""
+_BYTES_OF_A_UUID: Final = 16
+"""What a member's name costs at least: where more are left out than a datagram has room for, trying all is in vain."""
+
+
+def _search(message: Message, key: str, expendable: Sequence[tuple[str, str]], longest: int) -> tuple[bytes, int]:
+    """
+    Find how many must go, with few compressions.
+
+    Members cost about the same each, so a straight line between a number that is too small and one that is large
+    enough nearly always hits at once; every second guess halves instead, so that a strange message cannot make it long.
+
+    @param longest: The length of the datagram that leaves out none.
+    """
+    too_few, enough, halve = 0, len(expendable), False
+    best = seal(key, _without(message, expendable))
+    if len(best) > MAX_DATAGRAM:
+        raise TooLarge(f"{len(best)} bytes without any member, and a datagram holds {MAX_DATAGRAM}")
+    while enough - too_few > 1 and len(best) < _WELL_FILLED:
+        share = 0.5 if halve else (longest - _AIM) / (longest - len(best))
+        guess = min(max(too_few + round(share * (enough - too_few)), too_few + 1), enough - 1)
+        datagram = seal(key, _without(message, expendable[:guess]))
+        if len(datagram) <= MAX_DATAGRAM:
+            enough, best = guess, datagram
+        else:
+            too_few, longest = guess, len(datagram)
+        halve = not halve
+    return best, enough
+
+
+def _expendable(pools: Mapping[str, Pool]) -> list[tuple[str, str]]:
+    """All members, as pairs of pool and member, in the order in which they may be left out."""
+    unchecked: list[tuple[str, str]] = []
+    healthy: list[tuple[str, str]] = []
+    others: list[tuple[str, str]] = []
+    for key, pool in pools.items():
+        states = (pool["status"], *pool["members"].values())
+        checked = others if any(status.startswith("DOWN") for status in states) else healthy
+        for member, status in pool["members"].items():
+            (unchecked if status == "no check" else checked).append((key, member))
+    return unchecked + healthy + others
+
+
+def _without(message: Message, members: Iterable[tuple[str, str]]) -> Message:
+    gone: dict[str, set[str]] = {}
+    for key, member in members:
+        gone.setdefault(key, set()).add(member)
+    pools = dict(message["pools"])
+    for key, names in gone.items():
+        pool = pools[key]
+        kept = {member: status for member, status in pool["members"].items() if member not in names}
+        pools[key] = Pool(status=pool["status"], members=kept)
+    return Message(
+        id=message["id"], ver=message["ver"], seq=message["seq"], listeners=message["listeners"], pools=pools
+    )
+
+
+def _listener(frontends: Sequence[Frontend], traffic: Traffic) -> Listener:
+    status = next((each.status for each in frontends if each.status != "OPEN"), "OPEN")
+    return Listener(
+        status=status,
+        stats=ListenerStats(
+            tx=traffic.tx,
+            rx=traffic.rx,
+            conns=sum(each.current for each in frontends),
+            totconns=traffic.totconns,
+            ereq=traffic.ereq,
+        ),
+    )
+
+
+def _traffic(frontend: Frontend) -> Traffic:
+    return Traffic(tx=frontend.bytes_out, rx=frontend.bytes_in, totconns=frontend.total, ereq=frontend.request_errors)

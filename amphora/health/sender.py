@@ -1,0 +1,506 @@
+"""
+Sending heartbeats: on time, to one controller after the other, whatever else happens.
+
+Each round reads what all haproxies say, makes one datagram of it and sends that to the controller whose turn it is;
+where that one cannot be reached, to the next at once.  Nothing in a round can hold up the next: reading, the disk and
+names that are looked up have deadlines, and what failed is logged while the rounds go on.
+
+The sockets are plain non-blocking ones, one for each controller and connected to it, so that the kernel hands us the
+ICMP errors that our datagrams cause.  Twisted's UDP port does not serve here: the epoll reactor takes such an error for
+a lost connection and closes the port, without a call to C{connectionRefused} (seen with Twisted 26.10).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+from attrs import define
+from twisted.application.service import Service
+from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from amphora.blocking import BlockingCalls
+from amphora.config import Controller
+from amphora.health.counters import Counters
+from amphora.health.message import TooLarge, Traffic, build, fit
+from amphora.loadbalancer.sample import InstanceSample
+from amphora.loadbalancer.stats import Stats
+
+REMEMBERED_INTERVALS: Final = 2
+"""For how many intervals the last answer of a haproxy is told that does not answer any more."""
+
+SHORTEST_GAP: Final = 1.0
+"""Seconds at least from one heartbeat to one that is asked for in between."""
+
+_DISK_PATIENCE: Final = 1.0
+_LOOKUP_PATIENCE: Final = 1.0
+_REFUSAL_PAUSES: Final = (0.02, 0.08, 0.4)
+"""
+Seconds between the looks for a refusal after a datagram was sent.  It is there at once from this machine, and after one
+round trip from another; no news after half a second counts as good news.
+"""
+
+T = TypeVar("T")
+
+
+def look_up(host: str, port: int) -> str:
+    """
+    Find the first address of a name.  Waits for DNS: called in a thread.
+
+    @raise OSError: if there is none.
+    """
+    try:
+        return str(socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0][4][0])
+    except UnicodeError:
+        raise OSError(f"{host!r} is no host name") from None
+
+
+class LastAnswers:
+    """
+    What each haproxy answered last, for those that do not answer now.
+
+    A query that fails is not "no listeners": a controller takes an amphora for dead that misses one.
+    """
+
+    _log = Logger()
+
+    def __init__(self, keep: float) -> None:
+        """
+        @param keep: Seconds for which an answer may stand in for one that did not come.
+        """
+        self._keep = keep
+        self._answers: dict[str, tuple[float, Stats]] = {}
+        self._untold: set[str] = set()
+
+    def complete(self, samples: Iterable[InstanceSample] | None, now: float) -> list[InstanceSample]:
+        """
+        Tell what a heartbeat should speak of.
+
+        @param samples: What all instances said just now; None if that could not be learnt of any.
+        @param now: The clock's seconds.
+        """
+        if samples is None:
+            samples = [InstanceSample(instance_id, None, None) for instance_id in self._answers]
+        earlier, self._answers = self._answers, {}
+        untold: set[str] = set()
+        complete = []
+        for sample in samples:
+            answer = earlier.get(sample.instance_id) if sample.stats is None else (now, sample.stats)
+            if answer is not None:
+                self._answers[sample.instance_id] = answer
+            if answer is not None and now - answer[0] <= self._keep:
+                complete.append(InstanceSample(sample.instance_id, answer[1], None))
+            else:
+                untold.add(sample.instance_id)
+        self._tell_changes(untold)
+        return complete
+
+    def _tell_changes(self, untold: set[str]) -> None:
+        for instance_id in untold - self._untold:
+            self._log.error("haproxy of {instance} does not answer: no heartbeat tells of it", instance=instance_id)
+        for instance_id in (self._untold - untold) & self._answers.keys():
+            self._log.info("haproxy of {instance} answers: heartbeats tell of it", instance=instance_id)
+        self._untold = untold
+
+
+def _within(reactor: IReactorTime, seconds: float, awaited: Deferred[T]) -> Deferred[T]:
+    """
+    Wait for something, but not for ever.  It is not cancelled when the time is over, nor when the waiting is: then
+    what comes of it is dropped.
+
+    @return: What fires as C{awaited} does, or fails with the built-in L{TimeoutError}.
+    """
+    waiter: Deferred[T] = Deferred(lambda _: overdue.cancel())
+
+    def give_up() -> None:
+        waiter.errback(TimeoutError(f"nothing came within {seconds:g} s"))
+
+    def pass_on(result: T | Failure) -> None:
+        if waiter.called:
+            return
+        overdue.cancel()
+        if isinstance(result, Failure):
+            waiter.errback(result)
+        else:
+            waiter.callback(result)
+
+    overdue = reactor.callLater(seconds, give_up)
+    awaited.addBoth(pass_on)
+    return waiter
+
+
+class _Ledger:
+    """The counters, in a thread and under a deadline: a disk that hangs holds up the figures, not the heartbeat."""
+
+    _log = Logger()
+
+    def __init__(self, reactor: IReactorTime, blocking: BlockingCalls, counters: Counters) -> None:
+        self._reactor = reactor
+        self._blocking = blocking
+        self._counters = counters
+        self._loaded = False
+        self._busy = False
+        self._late = False
+
+    async def take(self, samples: Iterable[InstanceSample]) -> Mapping[str, Traffic] | None:
+        """Answer the traffic that counts as told from now on; None if it has to wait."""
+        return None if self._busy else await self._in_time(self._take(samples))
+
+    async def put_back(self) -> None:
+        """What the last L{take} answered was not told after all."""
+        await self._in_time(self._put_back())
+
+    async def _take(self, samples: Iterable[InstanceSample]) -> Mapping[str, Traffic] | None:
+        if not self._loaded:
+            await self._blocking.run(self._counters.load)
+            self._loaded = True
+        deltas = self._counters.deltas(samples)
+        if not await self._blocking.run(self._counters.advance, deltas):
+            return None
+        if self._late:
+            await self._put_back()
+        return deltas.traffic
+
+    async def _put_back(self) -> None:
+        await self._blocking.run(self._counters.put_back)
+
+    async def _in_time(self, work: Coroutine[Deferred[Any], Any, T]) -> T | None:
+        try:
+            return await _within(self._reactor, _DISK_PATIENCE, Deferred.fromCoroutine(self._alone(work)))
+        except TimeoutError:
+            self._late = True
+            self._log.error("the disk does not answer: heartbeats go on without traffic figures")
+        except Exception:
+            self._log.failure("the traffic figures failed: this heartbeat goes without them")
+        return None
+
+    async def _alone(self, work: Coroutine[Deferred[Any], Any, T]) -> T:
+        self._busy = True
+        try:
+            return await work
+        finally:
+            self._busy = False
+            if self._late:
+                self._late = False
+                self._log.info("the disk answers again: heartbeats tell traffic figures")
+
+
+@define(eq=False)
+class _Destination:
+    """One controller, and the socket that is connected to it while it can be reached."""
+
+    controller: Controller
+    unreachable: bool = False
+    looking_up: bool = False
+    address: str | None = None
+    _socket: socket.socket | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.controller.host} port {self.controller.port}"
+
+    @property
+    def connected(self) -> bool:
+        return self._socket is not None
+
+    def connect(self, address: str) -> None:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        self._socket.connect((address, self.controller.port))
+
+    def send(self, datagram: bytes) -> None:
+        assert self._socket is not None
+        self._socket.send(datagram)
+
+    def check(self) -> None:
+        """
+        Ask the kernel what it heard of the datagrams sent.
+
+        @raise OSError: what an ICMP error said, once.
+        """
+        code = 0 if self._socket is None else self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise OSError(code, os.strerror(code))
+
+    def close(self) -> None:
+        """Forget the socket and the address: at the next turn both are made anew, as both may have changed."""
+        self.address = None
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+class HeartbeatSender(Service):
+    """
+    The heartbeats of one amphora.
+
+    @ivar sent: How many heartbeats left.
+    @ivar left_out: How many members the last one left out, because they did not fit into a datagram.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        reactor: IReactorTime,
+        blocking: BlockingCalls,
+        amphora_id: str,
+        key: str | None,
+        controllers: Sequence[Controller],
+        interval: float,
+        samples: Callable[[], Awaitable[Sequence[InstanceSample]]],
+        counters: Counters,
+        phase: Callable[[], float] = random.random,
+        look_up: Callable[[str, int], str] = look_up,
+    ) -> None:
+        """
+        @param key: What heartbeats are signed with.  Without one, or without controllers, none are sent.
+        @param interval: Seconds from one heartbeat to the next.
+        @param samples: Asks all instances that should be told of.  What takes longer than half an interval is not
+            waited for.
+        @param phase: Which part of an interval, from 0 to 1, to wait before the first heartbeat, so that amphorae that
+            were started together do not all speak at once.
+        @param look_up: Finds the address of a name and port, in a thread.
+        """
+        self._reactor = reactor
+        self._blocking = blocking
+        self._amphora_id = amphora_id
+        self._key = key
+        self._destinations = deque(_Destination(controller) for controller in controllers)
+        self._interval = interval
+        self._samples = samples
+        self._ledger = _Ledger(reactor, blocking, counters)
+        self._phase = phase
+        self._look_up = look_up
+        self._answers = LastAnswers(keep=(REMEMBERED_INTERVALS + 0.5) * interval)
+        self._loop = LoopingCall(self._beat)
+        self._loop.clock = reactor
+        self._first: IDelayedCall | None = None
+        self._extra: IDelayedCall | None = None
+        self._began = 0.0
+        self._beating = False
+        self._ended: list[Deferred[None]] = []
+        self._interruptible: Deferred[Any] | None = None
+        self._unread = False
+        self._too_large = False
+        self.sent = 0
+        self.left_out = 0
+
+    def startService(self) -> None:
+        super().startService()
+        if self._key is None or not self._destinations:
+            missing = "heartbeat_key" if self._key is None else "controller_ip_port_list"
+            self._log.warn("no heartbeats are sent: {option} is not set", option=missing)
+            return
+        self._first = self._reactor.callLater(self._phase() * self._interval, self._loop.start, self._interval)
+
+    def stopService(self) -> Deferred[None]:
+        """
+        Stop.  What the running round waits for is cut short.
+
+        @return: Fires when that round has ended and all sockets are closed.
+        """
+        super().stopService()
+        for call in (self._first, self._extra):
+            if call is not None and call.active():
+                call.cancel()
+        if self._loop.running:
+            self._loop.stop()
+        if self._interruptible is not None:
+            self._interruptible.cancel()
+        return Deferred.fromCoroutine(self._finish())
+
+    def beat_now(self) -> None:
+        """Send a heartbeat between the regular ones, at most one a second: what is asked for meanwhile shares it."""
+        if self._loop.running and not (self._extra is not None and self._extra.active()):
+            wait = max(0.0, self._began + SHORTEST_GAP - self._reactor.seconds())
+            self._extra = self._reactor.callLater(wait, self._beat_between)
+
+    def _beat_between(self) -> None:
+        if self._beating:
+            self._extra = self._reactor.callLater(SHORTEST_GAP, self._beat_between)
+        else:
+            self._beat()
+
+    def _beat(self) -> Deferred[None]:
+        """Run a round, or join the one that is running; the answer fires at its end, and never fails."""
+        ended: Deferred[None] = Deferred()
+        self._ended.append(ended)
+        if not self._beating:
+            self._beating = True
+            self._began = self._reactor.seconds()
+            Deferred.fromCoroutine(self._guarded_round())
+        return ended
+
+    async def _guarded_round(self) -> None:
+        try:
+            await self._round()
+        except Exception:
+            if self.running:
+                self._log.failure("a heartbeat failed; the next one is tried in its time")
+        self._beating = False
+        ended, self._ended = self._ended, []
+        for each in ended:
+            each.callback(None)
+
+    async def _finish(self) -> None:
+        if self._beating:
+            await self._beat()
+        for destination in self._destinations:
+            destination.close()
+
+    async def _round(self) -> None:
+        samples = await self._read()
+        told = self._answers.complete(samples, self._began)
+        traffic = None if samples is None else await self._ledger.take(samples)
+        delivered = False
+        try:
+            datagram = self._make(told, traffic or {})
+            delivered = datagram is not None and await self._deliver(datagram)
+        finally:
+            if traffic is not None and not delivered:
+                await self._ledger.put_back()
+        self.sent += delivered
+
+    async def _read(self) -> Sequence[InstanceSample] | None:
+        """Ask all instances; None if that failed as a whole or took too long."""
+        reading = Deferred.fromCoroutine(self._ask())
+        try:
+            samples = await self._unless_stopped(_within(self._reactor, self._interval / 2, reading))
+        except Exception:
+            reading.cancel()
+            if not self.running:
+                raise
+            if not self._unread:
+                self._unread = True
+                self._log.failure("the instances could not be asked: heartbeats tell what was known last")
+            return None
+        if self._unread:
+            self._unread = False
+            self._log.info("the instances could be asked again")
+        return samples
+
+    async def _ask(self) -> Sequence[InstanceSample]:
+        return await self._samples()
+
+    def _make(self, samples: Sequence[InstanceSample], traffic: Mapping[str, Traffic]) -> bytes | None:
+        """Make the datagram; None, which is logged once, if there is no way to make it small enough."""
+        assert self._key is not None
+        try:
+            datagram, left_out = fit(build(self._amphora_id, self.sent, samples, traffic), self._key, self.left_out)
+        except TooLarge as problem:
+            if not self._too_large:
+                self._too_large = True
+                self._log.critical("no heartbeats are sent: {problem}", problem=problem)
+            return None
+        self._too_large = False
+        if left_out and not self.left_out:
+            self._log.warn(
+                "a heartbeat does not hold all members: {left_out} are left out, which their controller may show as "
+                "OFFLINE",
+                left_out=left_out,
+            )
+        elif self.left_out and not left_out:
+            self._log.info("a heartbeat holds all members again")
+        self.left_out = left_out
+        return datagram
+
+    async def _deliver(self, datagram: bytes) -> bool:
+        """Send to the first controller that can be reached, starting with the one whose turn it is."""
+        in_turn: list[_Destination] = []
+        known_refused: list[_Destination] = []
+        for destination in self._destinations:
+            (known_refused if self._was_refused(destination) else in_turn).append(destination)
+        self._destinations.rotate(-1)
+        for destination in (*in_turn, *known_refused):
+            if await self._send(destination, datagram):
+                return True
+        return False
+
+    def _was_refused(self, destination: _Destination) -> bool:
+        """Did an answer to its last datagram come after we stopped waiting for one?"""
+        try:
+            destination.check()
+        except OSError as problem:
+            self._tell_unreachable(destination, problem)
+            return True
+        return False
+
+    async def _send(self, destination: _Destination, datagram: bytes) -> bool:
+        try:
+            if not destination.connected:
+                destination.connect(await self._address(destination))
+            destination.send(datagram)
+            await self._hear_refusal(destination)
+        except OSError as problem:
+            self._tell_unreachable(destination, problem)
+            return False
+        if destination.unreachable:
+            destination.unreachable = False
+            self._log.info("heartbeats reach {controller} again", controller=destination.name)
+        return True
+
+    async def _hear_refusal(self, destination: _Destination) -> None:
+        for pause in _REFUSAL_PAUSES:
+            destination.check()
+            try:
+                await self._unless_stopped(deferLater(self._reactor, pause))
+            except CancelledError:
+                return
+        destination.check()
+
+    async def _address(self, destination: _Destination) -> str:
+        """
+        Find a controller's address, within a second.
+
+        @raise OSError: if its name has none, or was not answered for yet.
+        """
+        host = destination.controller.host
+        if isIPAddress(host) or isIPv6Address(host):
+            return host
+        if destination.address is not None:
+            return destination.address
+        if destination.looking_up:
+            raise TimeoutError("its name is still being looked up")
+        looking_up = Deferred.fromCoroutine(self._find(destination))
+        return await self._unless_stopped(_within(self._reactor, _LOOKUP_PATIENCE, looking_up))
+
+    async def _find(self, destination: _Destination) -> str:
+        destination.looking_up = True
+        try:
+            controller = destination.controller
+            destination.address = await self._blocking.run(self._look_up, controller.host, controller.port)
+            return destination.address
+        finally:
+            destination.looking_up = False
+
+    def _tell_unreachable(self, destination: _Destination, problem: OSError) -> None:
+        destination.close()
+        if not destination.unreachable:
+            destination.unreachable = True
+            self._log.warn(
+                "no heartbeats reach {controller}: {problem}",
+                controller=destination.name,
+                problem=problem.strerror or str(problem),
+            )
+
+    async def _unless_stopped(self, waiting: Deferred[T]) -> T:
+        """Wait, until the service stops at the latest: then this raises L{CancelledError}."""
+        self._interruptible = waiting
+        if not self.running:
+            waiting.cancel()
+        try:
+            return await waiting
+        finally:
+            self._interruptible = None

@@ -1,0 +1,770 @@
+"""
+Tests for L{amphora.health.sender}.
+
+Time is a L{Clock}; the controllers are real UDP sockets on the loopback, where a datagram, and the refusal of one, has
+arrived when the call that sent it returns.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+
+from amphora.blocking import AtOnce
+from amphora.config import Controller
+from amphora.health.counters import Counters
+from amphora.health.envelope import unseal
+from amphora.health.sender import HeartbeatSender, LastAnswers, look_up
+from amphora.loadbalancer.sample import InstanceSample
+from amphora.loadbalancer.stats import Backend, Frontend, Stats
+from amphora.process import ProcessIdentity
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+AMPHORA = "6e2bc8a0-2548-4fb7-a5f0-fb1ef4a696ce"
+INSTANCE = "11111111-0000-4000-8000-000000000001"
+OTHER = "11111111-0000-4000-8000-000000000002"
+KEY = "a-key-that-no-log-may-show"
+INTERVAL = 10.0
+STEP = 0.125
+"""Time goes on in steps that binary numbers hold exactly, short enough for each pause inside a round."""
+
+UNSENDABLE = Controller("255.255.255.255", 9)
+"""The kernel lets nobody send here who has not asked for broadcasts: an error at once, and nothing on any wire."""
+
+
+def answer(
+    sent: int = 0,
+    members: int = 0,
+    instance_id: str = INSTANCE,
+    frontends: Sequence[str] = ("web",),
+    status: str = "no check",
+) -> InstanceSample:
+    """An instance whose worker has sent so many bytes since its start."""
+    listeners = tuple(
+        Frontend(name, "OPEN", current=2, total=0, bytes_in=0, bytes_out=sent, request_errors=0) for name in frontends
+    )
+    pool = Backend("pool", "UP", {f"{number:08x}-{number * 2654435761:016x}": status for number in range(members)})
+    return InstanceSample(instance_id, Stats(80, "2.6.12", listeners, (pool,)), ProcessIdentity(80, 1500))
+
+
+def silence(instance_id: str = INSTANCE) -> InstanceSample:
+    """An instance that did not answer."""
+    return InstanceSample(instance_id, None, None)
+
+
+class Receiver:
+    """A controller's socket."""
+
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind((host, port))
+        self._socket.setblocking(False)
+        self.controller = Controller(host, self._socket.getsockname()[1])
+
+    def hear(self) -> list[dict[str, Any]]:
+        """All messages that came since the last look."""
+        messages = []
+        while True:
+            try:
+                messages.append(unseal(KEY, self._socket.recv(65536)))
+            except BlockingIOError:
+                return messages
+
+    def close(self) -> None:
+        """Refuse what comes from now on."""
+        self._socket.close()
+
+    def again(self) -> Receiver:
+        """Listen once more where this one did."""
+        return Receiver(self.controller.host, self.controller.port)
+
+
+class Held:
+    """Calls that a test can hold back, all of them or those of one function."""
+
+    def __init__(self) -> None:
+        self._holds: Callable[[object], bool] = lambda function: False
+        self._calls: list[Callable[[], object]] = []
+
+    def hold(self, only: Callable[..., object] | None = None) -> None:
+        """Hold back the calls that are made from now on."""
+        self._holds = lambda function: only is None or function == only
+
+    def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Make the call now, or keep it."""
+        if not self._holds(function):
+            return maybeDeferred(function, *args, **kwargs)
+        waiting: Deferred[T] = Deferred()
+        self._calls.append(lambda: maybeDeferred(function, *args, **kwargs).chainDeferred(waiting))
+        return waiting
+
+    def release(self) -> None:
+        """Make the calls that were kept, and from now on each at once."""
+        self._holds = lambda function: False
+        while self._calls:
+            self._calls.pop(0)()
+
+
+class SenderTestCase(SynchronousTestCase):
+    """A sender, its clock and its controllers."""
+
+    def setUp(self) -> None:
+        """Begin at a time that is no multiple of anything."""
+        self.clock = Clock()
+        self.clock.advance(1_000_003.5)
+        self.directory = Path(self.mktemp())
+        self.directory.mkdir()
+        self.blocking = Held()
+        self.samples: Sequence[InstanceSample] = []
+        self.asked: list[float] = []
+        self.question: Callable[[], Awaitable[Sequence[InstanceSample]]] = lambda: succeed(self.samples)
+        self.looked_up: list[str] = []
+
+    def receiver(self, host: str = "127.0.0.1") -> Receiver:
+        """A controller that is closed after the test."""
+        receiver = Receiver(host)
+        self.addCleanup(receiver.close)
+        return receiver
+
+    def ask(self) -> Awaitable[Sequence[InstanceSample]]:
+        """What the sender calls to learn how the instances are."""
+        self.asked.append(self.clock.seconds())
+        return self.question()
+
+    def find(self, host: str, port: int) -> str:
+        """What the sender calls to look a name up; `localhost` is the only one that there is."""
+        self.looked_up.append(host)
+        if host != "localhost":
+            raise OSError("there is no such name")
+        return "127.0.0.1"
+
+    def sender(self, *controllers: Controller, key: str | None = KEY, phase: float = 0.0) -> HeartbeatSender:
+        """Make a sender, which is stopped after the test."""
+        sender = HeartbeatSender(
+            reactor=self.clock,
+            blocking=self.blocking,
+            amphora_id=AMPHORA,
+            key=key,
+            controllers=controllers,
+            interval=INTERVAL,
+            samples=self.ask,
+            counters=Counters(self.directory, boot_id="boot", agent_started=1000),
+            phase=lambda: phase,
+            look_up=self.find,
+        )
+        self.addCleanup(self.stop, sender)
+        return sender
+
+    def started(self, *controllers: Controller, phase: float = 0.0) -> HeartbeatSender:
+        """Make a sender and start it."""
+        sender = self.sender(*controllers, phase=phase)
+        sender.startService()
+        return sender
+
+    def stop(self, sender: HeartbeatSender) -> None:
+        """Stop it as an application does, and see that nothing is left behind."""
+        if sender.running:
+            self.successResultOf(sender.stopService())
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time go by in small steps."""
+        self.clock.pump([0.0] + [STEP] * round(seconds / STEP))
+
+    def tx(self, messages: Sequence[dict[str, Any]]) -> list[int]:
+        """The bytes that each message tells of the instance's frontends."""
+        return [message["listeners"][INSTANCE]["stats"]["tx"] for message in messages]
+
+
+class CadenceTests(SenderTestCase):
+    """When heartbeats leave."""
+
+    def test_phase(self) -> None:
+        """The first one leaves after a part of an interval, the others an interval after it."""
+        receiver = self.receiver()
+        self.started(receiver.controller, phase=0.75)
+        self.pass_time(7.375)
+        self.assertEqual(receiver.hear(), [])
+        self.pass_time(0.125)
+        self.assertEqual(len(receiver.hear()), 1)
+        self.pass_time(9.875)
+        self.assertEqual(receiver.hear(), [])
+        self.pass_time(0.125)
+        self.assertEqual(len(receiver.hear()), 1)
+
+    def test_no_drift(self) -> None:
+        """However long a round takes, the next one begins a whole number of intervals after the first."""
+        receiver = self.receiver()
+        begun = self.clock.seconds()
+
+        def slow() -> Deferred[Sequence[InstanceSample]]:
+            waiting: Deferred[Sequence[InstanceSample]] = Deferred()
+            self.clock.callLater(len(self.asked) % 5, waiting.callback, [])
+            return waiting
+
+        self.question = slow
+        self.started(receiver.controller, phase=0.5)
+        self.pass_time(100)
+        self.assertEqual(self.asked, [begun + 5.0 + INTERVAL * number for number in range(10)])
+        self.assertEqual(len(receiver.hear()), 10)
+
+    def test_sequence(self) -> None:
+        """Heartbeats are numbered from 0, and one that did not leave takes no number."""
+        receiver = self.receiver()
+        sender = self.started(receiver.controller)
+        self.pass_time(15)
+        receiver.close()
+        self.pass_time(20)
+        receiver = receiver.again()
+        self.addCleanup(receiver.close)
+        self.pass_time(10)
+        self.assertEqual([message["seq"] for message in receiver.hear()], [2])
+        self.assertEqual(sender.sent, 3)
+
+    def test_no_load_balancer(self) -> None:
+        """An amphora without any instance sends heartbeats that say so."""
+        receiver = self.receiver()
+        self.started(receiver.controller)
+        self.pass_time(95)
+        messages = receiver.hear()
+        self.assertEqual(len(messages), 10)
+        for message in messages:
+            self.assertEqual((message["id"], message["listeners"], message["pools"]), (AMPHORA, {}, {}))
+
+    def test_nothing_to_send_with(self) -> None:
+        """Without a key or without controllers the service lives, asks nobody, and says why, once."""
+        receiver = self.receiver()
+        for key, controllers, missing in (
+            (None, (receiver.controller,), "heartbeat_key"),
+            (KEY, (), "controller_ip_port_list"),
+        ):
+            sender = self.sender(*controllers, key=key)
+            with capturedLogs() as logs:
+                sender.startService()
+                sender.beat_now()
+                self.pass_time(50)
+            self.assertEqual([(event["log_level"], event["option"]) for event in logs], [(LogLevel.warn, missing)])
+            self.assertEqual((self.asked, receiver.hear()), ([], []))
+            self.assertTrue(sender.running)
+
+    def test_failing_round(self) -> None:
+        """A round that fails for a reason that nobody thought of is logged, and the next one runs in its time."""
+        receiver = self.receiver()
+        self.started(receiver.controller)
+        self.samples = [None]  # type: ignore[list-item]
+        self.pass_time(15)
+        self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 2)
+        self.samples = [answer()]
+        receiver.hear()
+        self.pass_time(10)
+        self.assertEqual(len(receiver.hear()), 1)
+
+
+class ExtraTests(SenderTestCase):
+    """Heartbeats between the regular ones."""
+
+    def setUp(self) -> None:
+        """Begin two seconds after a regular one."""
+        super().setUp()
+        self.heard = self.receiver()
+        self.one = self.started(self.heard.controller)
+        self.pass_time(2)
+        self.heard.hear()
+
+    def test_at_once(self) -> None:
+        """One that is asked for leaves at once, and changes nothing about the regular ones."""
+        self.one.beat_now()
+        self.pass_time(0)
+        self.assertEqual(len(self.heard.hear()), 1)
+        self.pass_time(7.875)
+        self.assertEqual(self.heard.hear(), [])
+        self.pass_time(0.125)
+        self.assertEqual(len(self.heard.hear()), 1)
+
+    def test_one_a_second(self) -> None:
+        """However often they are asked for, one leaves each second, and the last request is answered too."""
+        begun, times = self.clock.seconds(), []
+        for _ in range(20):
+            self.one.beat_now()
+            self.pass_time(STEP)
+            times += [self.clock.seconds() - begun] * len(self.heard.hear())
+        self.assertEqual(times, [STEP, 1.0, 2.0])
+        self.pass_time(1)
+        self.assertEqual(len(self.heard.hear()), 1)
+        self.pass_time(3)
+        self.assertEqual(self.heard.hear(), [])
+
+    def test_during_a_round(self) -> None:
+        """One that is asked for while a round is running, which may have asked haproxy before, leaves after it."""
+        waiting: Deferred[Sequence[InstanceSample]] = Deferred()
+        self.question = lambda: waiting
+        self.one.beat_now()
+        self.pass_time(1)
+        self.one.beat_now()
+        self.pass_time(1)
+        self.question = lambda: succeed([])
+        waiting.callback([])
+        self.pass_time(2)
+        self.assertEqual(len(self.heard.hear()), 2)
+
+    def test_stopped(self) -> None:
+        """After the stop none leaves, whether it was asked for before or after."""
+        self.one.beat_now()
+        self.pass_time(0.5)
+        self.heard.hear()
+        self.one.beat_now()
+        self.stop(self.one)
+        self.one.beat_now()
+        self.pass_time(20)
+        self.assertEqual(self.heard.hear(), [])
+
+
+class ControllersTests(SenderTestCase):
+    """Where heartbeats go."""
+
+    def test_round_robin(self) -> None:
+        """Each heartbeat goes to one controller, one after the other."""
+        receivers = [self.receiver(), self.receiver(), self.receiver()]
+        self.started(*(receiver.controller for receiver in receivers))
+        self.pass_time(55)
+        self.assertEqual(
+            [[message["seq"] for message in receiver.hear()] for receiver in receivers], [[0, 3], [1, 4], [2, 5]]
+        )
+
+    def test_refused(self) -> None:
+        """
+        One live controller among dead ones hears each heartbeat, with all traffic; each dead one is logged once, and
+        once more when it is back.
+        """
+        live, dead, unsendable = self.receiver(), self.receiver(), UNSENDABLE
+        dead.close()
+        self.started(dead.controller, unsendable, live.controller)
+        with capturedLogs() as logs:
+            for sent in range(100, 1000, 100):
+                self.samples = [answer(sent)]
+                self.pass_time(INTERVAL if sent > 100 else 5)
+        self.assertEqual(self.tx(live.hear()), [100] * 9)
+        self.assertEqual([event["log_level"] for event in logs], [LogLevel.warn] * 2)
+        self.assertEqual(
+            sorted((event["controller"], event["problem"]) for event in logs),
+            sorted(
+                [
+                    (f"127.0.0.1 port {dead.controller.port}", "Connection refused"),
+                    ("255.255.255.255 port 9", "Permission denied"),
+                ]
+            ),
+        )
+        back = dead.again()
+        self.addCleanup(back.close)
+        with capturedLogs() as logs:
+            self.pass_time(3 * INTERVAL)
+        self.assertEqual((len(back.hear()), len(live.hear())), (1, 2))
+        self.assertEqual([event["log_level"] for event in logs], [LogLevel.info])
+
+    def test_refused_later(self) -> None:
+        """A refusal that comes when nobody waits for it any more sends the controller's next turn to another one."""
+        late, other = self.receiver(), self.receiver()
+        sender = self.started(late.controller, other.controller)
+        self.pass_time(INTERVAL * 1.5)
+        self.assertEqual((len(late.hear()), len(other.hear())), (1, 1))
+        late.close()
+        sender._destinations[0].send(b"answered late")
+        with capturedLogs() as logs:
+            self.pass_time(INTERVAL)
+        self.assertEqual(len(other.hear()), 1)
+        self.assertEqual([event["problem"] for event in logs], ["Connection refused"])
+        back = late.again()
+        self.addCleanup(back.close)
+        self.pass_time(INTERVAL * 2)
+        self.assertEqual((len(back.hear()), len(other.hear())), (1, 1))
+
+    def test_all_gone(self) -> None:
+        """With all controllers gone the traffic waits, on disk too, and goes with the first heartbeat that leaves."""
+        receivers = [self.receiver(), self.receiver()]
+        self.samples = [answer(100)]
+        self.started(*(receiver.controller for receiver in receivers))
+        self.pass_time(5)
+        self.assertEqual(self.tx(receivers[0].hear()), [100])
+        for receiver in receivers:
+            receiver.close()
+        for sent in (110, 120, 130):
+            self.samples = [answer(sent)]
+            self.pass_time(INTERVAL)
+            self.assertIn('"tx":100', (self.directory / "stats_counters.json").read_text())
+        back = receivers[1].again()
+        self.addCleanup(back.close)
+        self.samples = [answer(140)]
+        self.pass_time(INTERVAL * 2)
+        self.assertEqual(self.tx(back.hear()), [40, 0])
+
+    def test_ipv6(self) -> None:
+        """IPv6 controllers stand beside IPv4 ones."""
+        try:
+            receivers = [self.receiver("::1"), self.receiver()]
+        except OSError as problem:
+            self.skipTest(f"no IPv6 here: {problem}")
+        self.started(*(receiver.controller for receiver in receivers))
+        self.pass_time(35)
+        self.assertEqual([len(receiver.hear()) for receiver in receivers], [2, 2])
+
+    def test_names(self) -> None:
+        """A name is looked up when it is needed first; one that has no address is skipped, and logged once."""
+        receiver = self.receiver()
+        port = receiver.controller.port
+        self.started(Controller("nowhere.invalid", port), Controller("localhost", port))
+        with capturedLogs() as logs:
+            self.pass_time(INTERVAL * 4 - 1)
+        self.assertEqual(len(receiver.hear()), 4)
+        self.assertEqual(self.looked_up, ["nowhere.invalid", "localhost", "nowhere.invalid"])
+        self.assertEqual([event["problem"] for event in logs], ["there is no such name"])
+
+    def test_name_again(self) -> None:
+        """A name whose address refuses is looked up again: the controller may have moved."""
+        receiver = self.receiver()
+        self.started(Controller("localhost", receiver.controller.port))
+        self.pass_time(INTERVAL * 1.5)
+        self.assertEqual(self.looked_up, ["localhost"])
+        receiver.close()
+        self.pass_time(INTERVAL * 2)
+        self.assertEqual(self.looked_up, ["localhost"] * 2)
+
+    def test_slow_name(self) -> None:
+        """A name server that does not answer holds up a heartbeat for a second, once; a late answer serves later."""
+        receiver = self.receiver()
+        port = receiver.controller.port
+        self.samples = [answer()]
+        self.started(Controller("localhost", port), Controller("127.0.0.1", port))
+        self.blocking.hold(self.find)
+        self.pass_time(0.875)
+        self.assertEqual(receiver.hear(), [])
+        self.pass_time(0.25)
+        self.assertEqual(len(receiver.hear()), 1)
+        self.pass_time(INTERVAL * 2 - 1.125)
+        self.assertEqual(len(receiver.hear()), 2)
+        self.blocking.release()
+        with capturedLogs() as logs:
+            self.pass_time(INTERVAL * 2 + 1)
+        self.assertEqual(len(receiver.hear()), 2)
+        self.assertEqual([event["log_level"] for event in logs], [LogLevel.info])
+        self.assertEqual(self.looked_up, ["localhost"])
+
+    def test_look_up(self) -> None:
+        """The real look-up knows `localhost`, and has no other error than C{OSError}."""
+        self.assertIn(look_up("localhost", 5555), ("127.0.0.1", "::1"))
+        self.assertRaises(OSError, look_up, "a..b", 5555)
+
+
+class InstancesTests(SenderTestCase):
+    """What is told of haproxies that do not answer."""
+
+    def test_silent(self) -> None:
+        """
+        An instance that does not answer is told as it was last for two intervals, without traffic; then it is absent.
+        What it carried meanwhile is told when it answers again, once.
+        """
+        receiver = self.receiver()
+        self.samples = [answer(100, members=1), answer(instance_id=OTHER)]
+        self.started(receiver.controller)
+        self.pass_time(5)
+        self.samples = [silence(), answer(instance_id=OTHER)]
+        with capturedLogs() as logs:
+            self.pass_time(INTERVAL * 4)
+        first, *remembered, gone, still_gone = receiver.hear()
+        self.assertEqual(self.tx([first]), [100])
+        self.assertEqual(len(remembered), 2)
+        for message in remembered:
+            self.assertEqual(
+                message["listeners"][INSTANCE],
+                {"status": "OPEN", "stats": {"tx": 0, "rx": 0, "conns": 2, "totconns": 0, "ereq": 0}},
+            )
+            self.assertEqual(message["pools"], first["pools"])
+        for message in (gone, still_gone):
+            self.assertEqual(list(message["listeners"]), [OTHER])
+            self.assertEqual(list(message["pools"]), [f"pool:{OTHER}"])
+        self.assertEqual([(event["log_level"], event["instance"]) for event in logs], [(LogLevel.error, INSTANCE)])
+        self.samples = [answer(160), answer(instance_id=OTHER)]
+        self.pass_time(INTERVAL * 2)
+        self.assertEqual(self.tx(receiver.hear()), [60, 0])
+
+    def test_deleted(self) -> None:
+        """An instance that is not among the samples is gone at once."""
+        receiver = self.receiver()
+        self.samples = [answer(100)]
+        self.started(receiver.controller)
+        self.pass_time(5)
+        self.samples = []
+        self.pass_time(INTERVAL)
+        self.assertEqual([list(message["listeners"]) for message in receiver.hear()], [[INSTANCE], []])
+
+    def test_nobody_can_be_asked(self) -> None:
+        """If asking fails as a whole, what is known is told for two intervals, on time; no traffic is lost."""
+        receiver = self.receiver()
+        self.samples = [answer(100)]
+        self.started(receiver.controller)
+        self.pass_time(5)
+        receiver.hear()
+        real = self.question
+
+        def broken_at_once() -> Deferred[Sequence[InstanceSample]]:
+            raise ZeroDivisionError
+
+        for broken in (broken_at_once, Deferred[Sequence[InstanceSample]], Stubborn):
+            self.question = broken
+            with capturedLogs() as logs:
+                self.pass_time(INTERVAL * 3)
+            self.assertEqual([list(message["listeners"]) for message in receiver.hear()], [[INSTANCE]] * 2 + [[]])
+            self.assertEqual([event["log_level"] for event in logs], [LogLevel.critical, LogLevel.error])
+            self.flushLoggedErrors(ZeroDivisionError, TimeoutError)
+            self.question = real
+            self.samples = [answer(150)]
+            self.pass_time(INTERVAL * 2)
+            self.assertEqual(sum(self.tx(receiver.hear())), 50)
+            self.samples = [answer(100)]
+            self.pass_time(INTERVAL)
+            receiver.hear()
+
+    def test_never_answered(self) -> None:
+        """An instance that never answered is not told, and its old baseline is kept."""
+        receiver = self.receiver()
+        self.samples = [answer(100)]
+        self.stop(self.started(receiver.controller))
+        self.pass_time(0)
+        sender = self.started(receiver.controller)
+        self.pass_time(5)
+        self.stop(sender)
+        receiver.hear()
+        self.samples = [silence()]
+        self.started(receiver.controller)
+        self.pass_time(INTERVAL * 1.5)
+        self.assertEqual([message["listeners"] for message in receiver.hear()], [{}, {}])
+        self.samples = [answer(120)]
+        self.pass_time(INTERVAL)
+        self.assertEqual(self.tx(receiver.hear()), [20])
+
+
+class Stubborn(Deferred[Sequence[InstanceSample]]):
+    """A question that never ends, not even when it is cancelled."""
+
+    def cancel(self) -> None:
+        """Go on."""
+
+
+class DiskTests(SenderTestCase):
+    """The counters' file, and disks that hang."""
+
+    def test_saved_before_sent(self) -> None:
+        """When a heartbeat arrives, the file says already that its traffic was told."""
+        receiver = self.receiver()
+        self.samples = [answer(100)]
+        self.started(receiver.controller)
+        self.pass_time(0)
+        self.assertEqual(self.tx(receiver.hear()), [100])
+        self.assertIn('"tx":100', (self.directory / "stats_counters.json").read_text())
+
+    def test_restart(self) -> None:
+        """Over an orderly restart of the agent each byte is told once."""
+        receiver = self.receiver()
+        told = []
+        for sent in (100, 110, 150):
+            self.samples = [answer(sent)]
+            sender = self.started(receiver.controller)
+            self.pass_time(INTERVAL * 1.5)
+            self.stop(sender)
+            told += self.tx(receiver.hear())
+        self.assertEqual(told, [100, 0, 10, 0, 40, 0])
+
+    def test_hanging_disk(self) -> None:
+        """While the disk does not answer heartbeats leave in time, without figures; all of them follow later."""
+        receiver = self.receiver()
+        self.samples = [answer(100)]
+        self.started(receiver.controller)
+        self.pass_time(5)
+        receiver.hear()
+        self.blocking.hold()
+        with capturedLogs() as logs:
+            for sent in (110, 120, 130):
+                self.samples = [answer(sent)]
+                self.pass_time(INTERVAL)
+        self.assertEqual(self.tx(receiver.hear()), [0, 0, 0])
+        self.assertEqual([event["log_level"] for event in logs], [LogLevel.error])
+        self.blocking.release()
+        self.samples = [answer(140)]
+        with capturedLogs() as logs:
+            self.pass_time(INTERVAL * 2)
+        self.assertEqual(self.tx(receiver.hear()), [40, 0])
+        self.assertEqual(logs, [])
+
+    def test_counters_fail(self) -> None:
+        """Counters that fail for a reason that nobody thought of cost the figures, not the heartbeat."""
+        receiver = self.receiver()
+        self.samples = [InstanceSample(INSTANCE, answer(100).stats, 5)]  # type: ignore[arg-type]
+        self.started(receiver.controller)
+        self.pass_time(5)
+        self.assertEqual(self.tx(receiver.hear()), [0])
+        self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
+
+
+class SizeTests(SenderTestCase):
+    """Load balancers that are too big for a datagram."""
+
+    def test_left_out(self) -> None:
+        """Where not all members fit, how many are left out is told, and logged when it begins and when it ends."""
+        receiver = self.receiver()
+        sender = self.started(receiver.controller)
+        self.samples = [answer(members=10_000)]
+        with capturedLogs() as logs:
+            self.pass_time(INTERVAL * 3)
+        for message in receiver.hear():
+            self.assertEqual(len(message["pools"][f"pool:{INSTANCE}"]["members"]), 10_000 - sender.left_out)
+        self.assertGreater(sender.left_out, 1000)
+        self.assertEqual(
+            [(event["log_level"], event["left_out"]) for event in logs], [(LogLevel.warn, sender.left_out)]
+        )
+        self.samples = [answer(members=10)]
+        with capturedLogs() as logs:
+            self.pass_time(INTERVAL * 2)
+        self.assertEqual(sender.left_out, 0)
+        self.assertEqual([event["log_level"] for event in logs], [LogLevel.info])
+
+    def test_too_large(self) -> None:
+        """Where nothing that may be left out helps, that is logged once, and the traffic waits."""
+        receiver = self.receiver()
+        names = [f"{number:08x}-0000-4000-8000-{number * 65537 * 65537 % 2**48:012x}" for number in range(9000)]
+        self.started(receiver.controller)
+        with capturedLogs() as logs:
+            for sent in (100, 200):
+                self.samples = [answer(sent, frontends=["web", *names])]
+                self.pass_time(INTERVAL)
+        self.assertEqual([event["log_level"] for event in logs], [LogLevel.critical])
+        self.assertEqual(receiver.hear(), [])
+        self.samples = [answer(300)]
+        self.pass_time(INTERVAL)
+        self.assertEqual(self.tx(receiver.hear()), [300])
+
+
+class StopTests(SenderTestCase):
+    """Stopping, wherever a round stands; L{SenderTestCase.stop} sees that nothing is left behind."""
+
+    def test_before_the_first(self) -> None:
+        """A sender that never sent stops at once."""
+        receiver = self.receiver()
+        self.stop(self.started(receiver.controller, phase=0.5))
+        self.pass_time(20)
+        self.assertEqual(receiver.hear(), [])
+
+    def test_while_asking(self) -> None:
+        """What the instances say is not waited for, even if they cannot be stopped from saying it."""
+        receiver = self.receiver()
+        for question in (Deferred[Sequence[InstanceSample]], Stubborn):
+            self.question = question
+            self.stop(self.started(receiver.controller))
+            sender = self.started(receiver.controller)
+            self.pass_time(1)
+            self.stop(sender)
+        self.assertEqual(receiver.hear(), [])
+
+    def test_while_looking_up(self) -> None:
+        """A name that is being looked up is not waited for; the traffic counts as not told."""
+        receiver = self.receiver()
+        self.samples = [answer(100)]
+        self.blocking.hold(self.find)
+        sender = self.started(Controller("localhost", receiver.controller.port))
+        self.pass_time(0.5)
+        self.stop(sender)
+        self.started(receiver.controller)
+        self.pass_time(1)
+        self.assertEqual(self.tx(receiver.hear()), [100])
+
+    def test_while_waiting_for_a_refusal(self) -> None:
+        """A heartbeat that has just left counts as told."""
+        receiver = self.receiver()
+        self.samples = [answer(100)]
+        sender = self.started(receiver.controller)
+        self.pass_time(0)
+        self.stop(sender)
+        self.assertEqual(sender.sent, 1)
+        self.started(receiver.controller)
+        self.pass_time(1)
+        self.assertEqual(self.tx(receiver.hear()), [100, 0])
+
+    def test_while_writing(self) -> None:
+        """The disk is waited for, but not for ever."""
+        receiver = self.receiver()
+        self.samples = [answer(100)]
+        sender = self.started(receiver.controller)
+        self.blocking.hold()
+        self.pass_time(0)
+        stopped = sender.stopService()
+        self.assertNoResult(stopped)
+        self.pass_time(1)
+        self.successResultOf(stopped)
+
+    def test_again(self) -> None:
+        """A sender that was stopped can be started again."""
+        receiver = self.receiver()
+        sender = self.started(receiver.controller)
+        for _ in range(3):
+            self.pass_time(5)
+            self.stop(sender)
+            self.assertEqual(len(receiver.hear()), 1)
+            self.pass_time(20)
+            sender.startService()
+        self.pass_time(5)
+
+    def test_no_secret(self) -> None:
+        """Nothing that is ever logged holds the key."""
+        with capturedLogs() as logs:
+            receiver = self.receiver()
+            receiver.close()
+            self.question = lambda: fail(ZeroDivisionError())
+            self.stop(self.started(receiver.controller, UNSENDABLE))
+            sender = self.started(receiver.controller, UNSENDABLE)
+            self.pass_time(25)
+            self.stop(sender)
+        self.flushLoggedErrors()
+        self.assertGreater(len(logs), 2)
+        self.assertNotIn(KEY, json.dumps(logs, default=repr))
+
+
+class LastAnswersTests(SynchronousTestCase):
+    """How long an answer stands in for one that did not come."""
+
+    def test_age(self) -> None:
+        """It does so until it is too old, and a new one begins anew."""
+        answers = LastAnswers(keep=25.0)
+        answers.complete([answer()], 0.0)
+        self.assertEqual(len(answers.complete([silence()], 25.0)), 1)
+        self.assertEqual(len(answers.complete([silence()], 25.5)), 0)
+        self.assertEqual(len(answers.complete([answer()], 30.0)), 1)
+        self.assertEqual(len(answers.complete(None, 55.0)), 1)
+        self.assertEqual(len(answers.complete(None, 60.0)), 0)
+
+    def test_forgotten(self) -> None:
+        """Of an instance that was gone nothing is remembered when it comes back."""
+        answers = LastAnswers(keep=25.0)
+        answers.complete([answer()], 0.0)
+        self.assertEqual(answers.complete([], 10.0), [])
+        self.assertEqual(answers.complete([silence()], 20.0), [])
+
+
+class AtOnceTests(SenderTestCase):
+    """With the house's own stand-in for threads."""
+
+    def test_at_once(self) -> None:
+        """A sender works with L{AtOnce} as it does with threads."""
+        receiver = self.receiver()
+        self.blocking = AtOnce()  # type: ignore[assignment]
+        self.samples = [answer(100)]
+        self.started(receiver.controller)
+        self.pass_time(5)
+        self.assertEqual(self.tx(receiver.hear()), [100])

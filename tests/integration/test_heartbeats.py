@@ -1,0 +1,145 @@
+"""Heartbeats of a real agent, received as a controller receives them."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any, cast
+
+from twisted.internet.defer import gatherResults
+
+from amphora.listener import Heartbeat, HeartbeatListener
+from tests.integration.harness import AMPHORA_ID, AgentTestCase, LoadBalancer, get, wait_until
+from tests.integration.support import requires
+
+KEY = "a key of the tests"
+
+
+@requires("haproxy")
+class HeartbeatTests(AgentTestCase):
+    async def setUp(self) -> None:  # type: ignore[override]
+        super().setUp()
+        self.heard: list[Heartbeat] = []
+        self.controllers = [self.new_controller(), self.new_controller()]
+        ports = [controller.port for controller in self.controllers]
+        self.agent.options = {
+            "health_manager": {
+                "heartbeat_interval": 1,
+                "controller_ip_port_list": ", ".join(f"127.0.0.1:{port}" for port in ports),
+            }
+        }
+        await self.agent.start()
+
+    def new_controller(self) -> HeartbeatListener:
+        from twisted.internet import reactor
+
+        controller = HeartbeatListener(reactor=cast(Any, reactor), key=KEY, received=self.heard.append)
+        controller.startService()
+        self.addCleanup(lambda: controller.stopService() if controller.running else None)
+        return controller
+
+    async def next_heartbeat(self) -> Heartbeat:
+        """One that was begun after this call."""
+        already = len(self.heard)
+        await wait_until(lambda: len(self.heard) > already + 1, "two more heartbeats")
+        return self.heard[already + 1]
+
+    def told(self, listener_id: str, name: str) -> int:
+        """The sum of what all heartbeats have told of a listener so far."""
+        return sum(
+            cast(int, heartbeat.message["listeners"][listener_id]["stats"][name])
+            for heartbeat in self.heard
+            if listener_id in heartbeat.message["listeners"]
+        )
+
+    async def requests(self, balancer: LoadBalancer, number: int) -> int:
+        """So many requests; the sum of the bytes that came back."""
+        return sum(len(answer) for answer in await gatherResults([get(balancer.port) for _ in range(number)]))
+
+    async def test_nothing_to_tell(self) -> None:
+        """An amphora without a load balancer sends heartbeats, too (B11)."""
+        heartbeat = await self.next_heartbeat()
+        self.assertEqual(AMPHORA_ID, heartbeat.amphora_id)
+        self.assertEqual({}, heartbeat.message["listeners"])
+        self.assertEqual({}, heartbeat.message["pools"])
+        self.assertEqual(3, heartbeat.message["ver"])
+
+    async def test_status_and_traffic(self) -> None:
+        """A heartbeat tells a listener, its pool, its members and how much traffic came since the last, exactly."""
+        first, second = self.new_member(), self.new_member()
+        # In HTTP mode haproxy counts fewer bytes than go over the wire.
+        balancer = await self.running(LoadBalancer(mode="tcp", members=(first, second)))
+        key = f"{balancer.pool_id}:{balancer.listener_id}"
+        received = await self.requests(balancer, 40)
+        await wait_until(lambda: self.told(balancer.listener_id, "totconns") == 40, "all connections to be told")
+        heartbeat = await self.next_heartbeat()
+        self.assertEqual(
+            {"status": "UP", "members": {first.name: "UP", second.name: "UP"}}, heartbeat.message["pools"][key]
+        )
+        self.assertEqual("OPEN", heartbeat.message["listeners"][balancer.listener_id]["status"])
+        self.assertEqual(40, self.told(balancer.listener_id, "totconns"))
+        self.assertEqual(received, self.told(balancer.listener_id, "tx"))
+        self.assertGreater(self.told(balancer.listener_id, "rx"), 0)
+        await second.down()
+        await wait_until(
+            lambda: self.heard[-1].message["pools"][key]["members"][second.name].startswith("DOWN"),
+            "the member to be told down",
+        )
+
+    async def test_only_what_should_run(self) -> None:
+        """A listener that was stopped, deleted, or of which only a refused configuration is known, is not told."""
+        stopped, deleted = await self.running(LoadBalancer()), await self.running(LoadBalancer())
+        self.assertEqual(
+            {stopped.listener_id, deleted.listener_id}, set((await self.next_heartbeat()).message["listeners"])
+        )
+        await self.client.stop(stopped.listener_id)
+        await self.client.delete(deleted.listener_id)
+        self.assertEqual({}, (await self.next_heartbeat()).message["listeners"])
+
+    async def test_round_robin(self) -> None:
+        """The controllers are told in turn; one that is gone is noticed, and the other hears every interval (B6)."""
+        await wait_until(lambda: len({heartbeat.sequence for heartbeat in self.heard}) > 5, "six heartbeats")
+        sequences = [heartbeat.sequence for heartbeat in self.heard]
+        self.assertEqual(sorted(sequences), sequences)
+        await self.controllers[0].stopService()
+        self.heard.clear()
+        await wait_until(lambda: len(self.heard) > 4, "the other controller to hear")
+        numbers = [heartbeat.sequence for heartbeat in self.heard][1:]
+        self.assertEqual(list(range(numbers[0], numbers[0] + len(numbers))), numbers)
+
+    async def test_traffic_over_restarts_of_the_agent(self) -> None:
+        """Traffic is told once, over orderly restarts of the agent to the byte, over its deaths never twice (D4)."""
+        balancer = await self.running(LoadBalancer(mode="tcp", members=(self.new_member(),)))
+        sent = await self.requests(balancer, 10)
+        await self.next_heartbeat()
+        for number in range(3):
+            await self.agent.end()
+            sent += await self.requests(balancer, 10 + number)
+            await self.agent.start()
+            sent += await self.requests(balancer, 10)
+        await wait_until(lambda: self.told(balancer.listener_id, "tx") >= sent, "all traffic to be told")
+        await self.next_heartbeat()
+        self.assertEqual(
+            (sent, 73), (self.told(balancer.listener_id, "tx"), self.told(balancer.listener_id, "totconns"))
+        )
+        await self.agent.end(signal.SIGKILL)
+        await self.agent.start()
+        await self.next_heartbeat()
+        self.assertLessEqual(self.told(balancer.listener_id, "tx"), sent)
+
+    async def test_hung_haproxy(self) -> None:
+        """While a haproxy hangs heartbeats go on; it is told for two more intervals, then no more, then again (B3)."""
+        balancer = await self.running(LoadBalancer())
+        healthy = await self.running(LoadBalancer())
+        await self.next_heartbeat()
+        master = self.agent.haproxy(balancer.listener_id)
+        assert master is not None
+        for process in (master, *master.children()):
+            process.send_signal(signal.SIGSTOP)
+        await wait_until(
+            lambda: set(self.heard[-1].message["listeners"]) == {healthy.listener_id}, "the hung one to be left out"
+        )
+        for process in (master, *master.children()):
+            process.send_signal(signal.SIGCONT)
+        await wait_until(lambda: len(self.heard[-1].message["listeners"]) == 2, "it to be told again")
+        sequences = sorted(heartbeat.sequence for heartbeat in self.heard)
+        self.assertEqual(list(range(sequences[0], sequences[0] + len(sequences))), sequences)
