@@ -42,7 +42,7 @@ setup(
         "pyopenssl >= 24.3.0",  # TLS for Twisted: client certificates are judged in its verify callback
         "service_identity >= 24.2.0",  # the client checks that a certificate names the amphora that it calls
         "treq >= 24.9.1",  # the client's HTTP
-        "twisted[tls] >= 24.10.0",  # the reactor, services, HTTP, processes
+        "twisted[tls] >= 25.5.0",  # the reactor, services, HTTP, processes
         "zope.interface >= 7.1.0",  # interfaces of roles that have several implementations
     ],
     extras_require={

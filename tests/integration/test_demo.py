@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,13 @@ class DemoTests(TestCase):
     async def test_demo(self) -> None:
         """The demo does all that it shows, says that it did, and ends with status 0."""
         ended = await deferToThread(
-            subprocess.run, [sys.executable, str(_DEMO)], capture_output=True, text=True, timeout=240, check=False
+            subprocess.run,
+            [sys.executable, str(_DEMO)],
+            env={**os.environ, "PYTHONPATH": str(_DEMO.parent.parent)},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
         )
         self.assertEqual(0, ended.returncode, ended.stdout + ended.stderr)
         for shown in ("none failed", "the temporary directory is removed"):
