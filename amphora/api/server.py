@@ -41,7 +41,7 @@ class ApiService(Service):
     def startService(self) -> None:
         """@raise CannotListenError: if the address is not there or taken."""
         # Twisted's own annotations do not see that a wrapping factory of a server's factory is one itself.
-        factory = cast(ServerFactory[Any], TLSMemoryBIOFactory(self._tls, False, self._site, clock=self._reactor))
+        factory = cast("ServerFactory[Any]", TLSMemoryBIOFactory(self._tls, False, self._site, clock=self._reactor))
         self._listening = self._reactor.listenTCP(self._port, factory, backlog=_BACKLOG, interface=self._host)
         super().startService()
         self._log.info("The API listens at {address}", address=self._listening.getHost())

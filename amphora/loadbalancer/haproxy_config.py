@@ -33,9 +33,11 @@ _SECTIONS = frozenset(
 )
 
 # haproxy configuration manual, 2.2: words are parted by blanks; quotes and a backslash take a blank's meaning
-# away; a hash begins a comment.
-_WORD = re.compile(r"""(?:[^\s"'\\#]|\\.|"(?:[^"\\]|\\.)*"|'[^']*')+""")
-_ESCAPED = re.compile(r"""\\(.)|"((?:[^"\\]|\\.)*)"|'([^']*)'""")
+# away; a hash begins a comment.  Blanks are those of ASCII, and only a line feed ends a line.
+_BLANKS = re.compile(r"\s*", re.ASCII)
+_WORD = re.compile(r"""(?:[^\s"'\\#]|\\.|"(?:[^"\\]|\\.)*"|'[^']*')+""", re.ASCII)
+_QUOTED = re.compile(r"""\\(.)|"((?:[^"\\]|\\.)*)"|'([^']*)'""")
+_ESCAPED = re.compile(r"\\(.)")
 
 
 @frozen
@@ -70,8 +72,11 @@ class HaproxyConfig:
 
 @frozen
 class _Section:
+    """`base` is the defaults section that it names as its own, `frontend NAME from BASE`; empty where it names none."""
+
     kind: str
     name: str
+    base: str = ""
     lines: list[list[str]] = field(factory=list)
 
 
@@ -82,6 +87,7 @@ def parse_config(content: bytes) -> HaproxyConfig:
     members = 0
     own_group = False
     default_mode = "tcp"
+    named_modes: dict[str, str] = {}
     for section in _sections(content.decode("utf-8", "replace")):
         if section.kind == "global":
             for words in section.lines:
@@ -90,11 +96,15 @@ def parse_config(content: bytes) -> HaproxyConfig:
                 own_group = own_group or words[0] in ("group", "gid")
         elif section.kind == "defaults":
             # Every defaults section begins anew: what it does not say is haproxy's own default again.
-            default_mode = _mode(section, "tcp")
+            default_mode = named_modes[section.name] = _mode(section, named_modes.get(section.base, "tcp"))
         elif section.kind in ("frontend", "listen"):
             binds = [words for words in section.lines if words[0] == "bind"]
             frontends.append(
-                FrontendConfig(section.name, _mode(section, default_mode), any("ssl" in words[2:] for words in binds))
+                FrontendConfig(
+                    name=section.name,
+                    mode=_mode(section, named_modes.get(section.base, default_mode)),
+                    tls=any("ssl" in words[2:] for words in binds),
+                )
             )
         if section.kind in ("backend", "listen"):
             members += sum(words[0] == "server" for words in section.lines)
@@ -108,12 +118,13 @@ def _mode(section: _Section, default: str) -> str:
 
 def _sections(text: str) -> list[_Section]:
     sections = [_Section("", "")]
-    for line in text.splitlines():
+    for line in text.split("\n"):
         words = _words(line)
         if not words:
             continue
         if words[0] in _SECTIONS:
-            sections.append(_Section(words[0], words[1] if len(words) > 1 else ""))
+            base = words[3] if words[2:3] == ["from"] and len(words) > 3 else ""
+            sections.append(_Section(words[0], words[1] if len(words) > 1 else "", base))
         else:
             sections[-1].lines.append(words)
     return sections
@@ -122,13 +133,14 @@ def _sections(text: str) -> list[_Section]:
 def _words(line: str) -> list[str]:
     words = []
     position = 0
-    while (found := _WORD.match(line, _skip_blanks(line, position))) is not None:
-        words.append(_ESCAPED.sub(lambda match: match[1] or match[2] or match[3] or "", found[0]))
+    while (blanks := _BLANKS.match(line, position)) and (found := _WORD.match(line, blanks.end())):
+        words.append(_QUOTED.sub(_unquoted, found[0]))
         position = found.end()
     return words
 
 
-def _skip_blanks(line: str, position: int) -> int:
-    while position < len(line) and line[position].isspace():
-        position += 1
-    return position
+def _unquoted(match: re.Match[str]) -> str:
+    escaped, double, single = match.groups()
+    if double is not None:
+        return _ESCAPED.sub(r"\1", double)
+    return escaped or single or ""

@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IListeningPort, IReactorUNIXDatagram
 from twisted.internet.protocol import DatagramProtocol
 
 _LONGEST = 8192
+_PID_DIGITS = 10
 
 
 class INotifyReactor(IReactorUNIXDatagram):
@@ -60,7 +61,7 @@ class NotifySocket:
         """One datagram: lines of `NAME=value`."""
         facts = dict(line.split(b"=", 1) for line in datagram.splitlines() if b"=" in line)
         pid = facts.get(b"MAINPID", b"")
-        if facts.get(b"READY") != b"1" or not pid.isdigit():
+        if facts.get(b"READY") != b"1" or not pid.isdigit() or len(pid) > _PID_DIGITS:
             return
         subscriber = self._subscribers.get(int(pid))
         if subscriber is not None:
