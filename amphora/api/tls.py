@@ -15,6 +15,8 @@ from weakref import WeakKeyDictionary
 
 from attrs import define, field, frozen
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.bindings.openssl.binding import Binding
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from OpenSSL import SSL, crypto
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, ITransport
@@ -81,7 +83,7 @@ def build_context(files: TLSFiles, client_auth: ClientAuth, protocol: str, callb
             context.add_extra_chain_cert(certificate)
         context.use_privatekey(load_pem_private_key(_key_block(files), password=None))  # type: ignore[arg-type]
         context.check_privatekey()
-    except (SSL.Error, crypto.Error, ValueError, TypeError):
+    except (SSL.Error, crypto.Error, ValueError, TypeError, UnsupportedAlgorithm):
         # OpenSSL's texts are not for readers, and may quote what was read.
         raise BadTLSFiles(f"{files.certificate_path}: the key cannot be read or is not the certificate's") from None
     authorities = context.get_cert_store()
@@ -104,7 +106,8 @@ def _certificates(path: str, content: bytes) -> list[x509.Certificate]:
         raise BadTLSFiles(f"{path}: holds no certificate")
     try:
         return x509.load_pem_x509_certificates(content)
-    except ValueError as error:
+    except Exception as error:
+        # Which exceptions a damaged certificate raises is not documented; all mean the same here.
         raise BadTLSFiles(f"{path}: a certificate cannot be read: {error}") from None
 
 
@@ -160,6 +163,9 @@ class MutualTLS:
         finding = self._findings.setdefault(connection, _Finding())
         if not good:
             finding.problem = _PROBLEMS.get(error, f"X.509 verification error {error}")
+            # A bad signature also leaves its mark in OpenSSL's error queue.  Before OpenSSL 4 the next read of the
+            # connection would find it there and take it for its own failure.
+            Binding.lib.ERR_clear_error()
         elif depth == 0:
             finding.leaf_verified = True
         return bool(good) or self.client_auth == "answer"
