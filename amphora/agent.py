@@ -11,6 +11,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from amphora.blocking import BlockingCalls
+from amphora.files import on_memory_file_system
 from amphora.loadbalancer.haproxy import IHaproxyReactor
 from amphora.loadbalancer.instances import Instances
 from amphora.loadbalancer.notify import INotifyReactor, NotifySocket
@@ -64,6 +65,12 @@ class Agent(MultiService):
         if self._namespace:
             await ensure_namespace(self._reactor, self._namespace)
         self._notify.listen(self._reactor)
+        certificates = self._store.base_cert_dir
+        if not await self._blocking.run(on_memory_file_system, certificates):
+            self._log.warn(
+                "{path} is not on a memory file system (tmpfs or ramfs): tenants' private keys will be on a disk",
+                path=str(certificates),
+            )
         await self._instances.adopt()
         if self.running:
             for speaker in self._speakers:

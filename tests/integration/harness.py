@@ -256,6 +256,7 @@ class LoadBalancer:
     bind_options: str = ""
     check: str = "check inter 200ms fall 1 rise 1"
     extra_binds: tuple[str, ...] = ()
+    extra_global: tuple[str, ...] = ()
 
     def config(self) -> bytes:
         binds = [f"bind 127.0.0.1:{self.port} {self.bind_options}", *(f"bind {bind}" for bind in self.extra_binds)]
@@ -266,6 +267,7 @@ class LoadBalancer:
                 "global",
                 "    daemon",
                 "    maxconn 1000",
+                *(f"    {line}" for line in self.extra_global),
                 "defaults",
                 f"    mode {self.mode}",
                 "    timeout connect 5s",

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from http.client import RemoteDisconnected
 from pathlib import Path
 
+from twisted.internet.defer import gatherResults
 from twisted.internet.threads import deferToThread
 
 from amphora.client import Unauthorized
@@ -268,6 +269,48 @@ class SizeTests(EdgeTestCase):
             self.assertIn(b"at most 100000 bytes", answer)
         self.assertEqual([], list((self.agent.base_path / "spool").iterdir()))
         self.assertEqual((), await self.client.listeners())
+
+
+@requires("haproxy")
+class DeadlineTests(EdgeTestCase):
+    def agent_options(self) -> dict[str, dict[str, object]]:
+        return {"amphora_agent": {"agent_request_read_timeout": 3}}
+
+    async def test_deadlines(self) -> None:
+        """Whoever stalls, in the handshake, the headers or the body, is cut off, also if it drips a byte at times."""
+
+        def stall_handshake() -> bytes:
+            with socket.create_connection(("127.0.0.1", self.agent.port), timeout=PATIENCE) as connection:
+                try:
+                    return connection.recv(1)
+                except ConnectionResetError:
+                    return b""
+
+        def drip(client: RawClient, head: bytes, drop: bytes) -> bytes:
+            """Send a byte every half second until an answer comes, and answer with that."""
+            with client.connect() as connection:
+                connection.sendall(head)
+                connection.settimeout(0.5)
+                for _ in range(int(PATIENCE * 2)):
+                    try:
+                        return connection.recv(65536)
+                    except TimeoutError:
+                        connection.sendall(drop)
+                raise AssertionError("nothing ended the connection")
+
+        body = b"PUT /v0.1/listeners/x/certificates/a.pem HTTP/1.1\r\nContent-Length: 1000\r\n\r\n"
+        handshake, headers, late_body, stranger = await gatherResults(
+            [
+                deferToThread(stall_handshake),
+                deferToThread(drip, self.good_client(), b"GET / HTTP/1.1\r\nX: ", b"x"),
+                deferToThread(drip, self.good_client(), body, b"x"),
+                deferToThread(drip, self.client_showing(None), b"GET / HTTP/1.1\r\nX: ", b"x"),
+            ]
+        )
+        self.assertEqual(b"", handshake)
+        self.assert_answer(headers, 408, "Request Timeout")
+        self.assert_answer(late_body, 408, "Request Timeout")
+        self.assert_answer(stranger, 401, "Unauthorized")
 
 
 @requires("haproxy")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
+import subprocess
 from typing import Any
 
 from attrs import evolve
@@ -305,6 +306,32 @@ class ListenerRouteTests(RouteTestCase):
         await wait_until(active, "the start to be finished")
         self.assertIn(b"200 OK", await get(balancer.port))
 
+    async def test_client_goes_away_in_a_reload(self) -> None:
+        """A reload whose client leaves comes about all the same."""
+        balancer = await self.running(LoadBalancer(members=(self.new_member(),)))
+        raw = self.raw_client()
+        request = f"PUT /v0.1/listeners/{balancer.listener_id}/reload HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+
+        def send_and_leave() -> None:
+            with raw.connect() as connection:
+                connection.sendall(request)
+
+        await deferToThread(send_and_leave)
+        await wait_until(lambda: "haproxy reloaded" in self.agent.log, "the reload to be finished")
+        self.assertIn(b"200 OK", await get(balancer.port))
+
+    async def test_deleted_sockets(self) -> None:
+        """The stats socket that a configuration names goes with its listener; a file that it names does not."""
+        listener_id = new_id()
+        socket = self.agent.base_path / f"{listener_id}.sock"
+        balancer = LoadBalancer(listener_id=listener_id, extra_global=(f"stats socket {socket} mode 0666 level user",))
+        await self.running(balancer)
+        self.assertTrue(socket.is_socket())
+        await self.client.delete(listener_id)
+        self.assertFalse(socket.exists())
+        self.assertFalse((self.agent.base_path / listener_id).exists())
+        self.assertEqual([], self.agent.all_haproxies())
+
     async def test_error_when_haproxy_is_gone(self) -> None:
         """A haproxy that should run and does not is told as ERROR."""
         balancer = await self.running(LoadBalancer())
@@ -400,3 +427,33 @@ class CertificateRouteTests(RouteTestCase):
         secret = pem.decode().splitlines()[1]
         self.assertNotIn(secret, self.agent.log)
         self.assertNotIn("a key of the tests", self.agent.log)
+
+
+@requires("root", "haproxy")
+class MemoryFileSystemTests(RouteTestCase):
+    """`require_memory_fs`: where tenants' keys may be stored (C4)."""
+
+    def agent_options(self) -> dict[str, dict[str, object]]:
+        self.on_disk = self.directory / "disk"
+        return {
+            "amphora_agent": {"require_memory_fs": True},
+            "haproxy_amphora": {"base_cert_dir": self.on_disk},
+        }
+
+    async def test_refused_on_a_disk(self) -> None:
+        """Without a memory file system a key is not stored, and the start has warned; with one it is."""
+        self.assertIn(f"{self.on_disk} is not on a memory file system", self.agent.log)
+        balancer = LoadBalancer()
+        await self.client.upload_haproxy(balancer.listener_id, balancer.config())
+        path = f"/listeners/{balancer.listener_id}/certificates/www.example.com.pem"
+        pem = listener_pem("www.example.com", Part.KEY, Part.CERTIFICATE)
+        answer = await self.call("PUT", path, pem)
+        self.assertEqual((500, "Error storing certificate"), (answer.status, answer.json["message"]))
+        self.assertIn("is not on a memory file system", answer.json["details"])
+        self.assertEqual([], list(self.on_disk.iterdir()))
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(self.on_disk)], check=True)
+        self.addCleanup(subprocess.run, ["umount", str(self.on_disk)], check=True)
+        await self.assert_answer("PUT", path, 201, {"message": "OK"}, pem)
+        await self.agent.end()
+        await self.agent.start()
+        self.assertNotIn("is not on a memory file system", self.agent.log)
