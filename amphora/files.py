@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 
 _UNFINISHED = ".*.new"
+_OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 def beside(path: Path) -> Path:
@@ -18,6 +20,15 @@ def remove_unfinished(directory: Path) -> None:
     """Take away what was being made in a directory when an earlier agent was killed."""
     for path in directory.glob(_UNFINISHED):
         path.unlink(missing_ok=True)
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory for us alone, where there is none, and wait until the disk has it."""
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        return
+    sync_directory(path.parent)
 
 
 def replace_file(path: Path, content: bytes, mode: int = 0o600) -> None:
@@ -66,15 +77,23 @@ def on_memory_file_system(path: Path, mount_table: Path = Path("/proc/self/mount
     """
     Is this path, or where it would be made, on tmpfs or ramfs?
 
-    @param mount_table: as proc(5) describes C{mountinfo}.
+    @param mount_table: as proc(5) describes C{mountinfo}: a mount's own number, the number of the one that it is
+        mounted on, device, root, mount point; the kind of file system is the first word after a lone hyphen.
     """
-    where = os.path.realpath(path)
-    best, kind = "", ""
-    for line in mount_table.read_text("utf-8", "surrogateescape").splitlines():
+    kinds: dict[str, str] = {}
+    mounts: list[tuple[str, str, str]] = []
+    for line in mount_table.read_text("utf-8", "surrogateescape").split("\n"):
         before, _, after = line.partition(" - ")
-        point = before.split()[4].encode("latin-1", "surrogateescape").decode("unicode_escape")
-        inside = point in ("/", where) or where.startswith(point + "/")
-        # Of two mounts on one point, the later one is what is seen.
-        if inside and len(point) >= len(best):
-            best, kind = point, after.split()[0]
-    return kind in ("tmpfs", "ramfs")
+        if after:
+            number, parent, _, _, point, *_ = before.split(" ")
+            kinds[number] = after.split(" ")[0]
+            mounts.append((number, parent, _OCTAL.sub(lambda octal: chr(int(octal[1], 8)), point)))
+    # A path is followed as the kernel does, from mount to mount, so that those hidden under a later one do not count.
+    # What the first one is mounted on is not in the table, or it is itself.
+    mounted = {(parent if parent in kinds and parent != me else "", point): me for me, parent, point in mounts}
+    seen = ""
+    where = Path(os.path.realpath(path))
+    for step in (*reversed(where.parents), where):
+        while (seen, str(step)) in mounted:
+            seen = mounted[seen, str(step)]
+    return kinds.get(seen) in ("tmpfs", "ramfs")

@@ -9,12 +9,14 @@ its L{ProcessIdentity} alone, whoever started it, and its end is heard through a
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from attrs import define, field, frozen
-from twisted.internet.defer import Deferred
-from twisted.internet.error import ProcessDone, ProcessTerminated
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
 from twisted.internet.interfaces import (
     IProcessTransport,
     IReactorFDSet,
@@ -81,35 +83,47 @@ def _exit_code(reason: Failure) -> int:
 
 async def run_command(reactor: IProcessReactor, command: Sequence[str], *, timeout: float) -> CommandResult:
     """
-    Run a command to its end.  Its standard input is empty, its environment is fixed.
+    Run a command to its end.  Its standard input is empty, its environment is fixed.  Cancelled, it is killed.
 
     @param timeout: Seconds after which it is killed.
-    @raise CommandFailed: if it could not be started, or had to be killed.
+    @raise CommandFailed: if it could not be started, or did not end, or let go of its output, in time.
     """
     ended: Deferred[CommandResult] = Deferred()
     protocol = _CommandProtocol(ended)
     try:
-        transport = reactor.spawnProcess(protocol, command[0], command, env=ENVIRONMENT)
+        transport = reactor.spawnProcess(protocol, _find(command[0]), command, env=ENVIRONMENT)
     except OSError as error:
         raise CommandFailed(f"{command[0]} cannot be run: {error.strerror}") from error
     overdue = False
 
-    def kill() -> None:
-        nonlocal overdue
-        overdue = True
-        transport.signalProcess("KILL")
+    def end() -> None:
+        with suppress(ProcessExitedAlready):
+            transport.signalProcess("KILL")
         # Something it started may hold the pipes open; its own end is what we wait for.
         transport.loseConnection()
 
-    deadline = reactor.callLater(timeout, kill)
+    def give_up() -> None:
+        nonlocal overdue
+        overdue = True
+        end()
+
+    deadline = reactor.callLater(timeout, give_up)
     try:
         result = await ended
+    except CancelledError:
+        end()
+        raise
     finally:
         if deadline.active():
             deadline.cancel()
     if overdue:
         raise CommandFailed(f"{command[0]} did not end within {timeout:g} s and was killed")
     return result
+
+
+def _find(program: str) -> str:
+    """Where a program is; Twisted would look along our own path, which may lack the folders of daemons."""
+    return shutil.which(program, path=ENVIRONMENT["PATH"]) or program
 
 
 class _DaemonProtocol(ProcessProtocol):
@@ -131,7 +145,7 @@ def spawn_daemon(
     try:
         transport: IProcessTransport = reactor.spawnProcess(
             _DaemonProtocol(),
-            "setsid",
+            _find("setsid"),
             ["setsid", *command],
             env={**ENVIRONMENT, **environment},
             childFDs={0: nothing, 1: output, 2: output},

@@ -27,9 +27,8 @@ class RepeatGuard:
         @return: None if it should be passed over; else the number of those passed over since the last.
         """
         now = self._clock.seconds()
-        since, suppressed = self._seen.get(kind, (now - self._interval, 0))
-        self._seen.pop(kind, None)
-        if now - since < self._interval:
+        since, suppressed = self._seen.pop(kind, (None, 0))
+        if since is not None and now - since < self._interval:
             self._seen[kind] = (since, suppressed + 1)
             return None
         self._seen[kind] = (now, 0)

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import unquote_to_bytes
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, fail
@@ -22,7 +24,7 @@ from twisted.web.iweb import IRequest
 from amphora.blocking import BlockingCalls
 from amphora.loadbalancer.errors import StorageFailed
 
-_CONFIGURATION_PATH = re.compile(rb"/[^/]+/listeners/[^/]+/[^/]+/haproxy")
+_CONFIGURATION_PATH = re.compile(rb"/[^/]+/listeners/[^/]+/(?!certificates/)[^/]+/haproxy/?")
 _HIGH_WATER = 256 * 1024
 """Bytes that may wait for the disk before the client is asked to wait."""
 
@@ -114,7 +116,10 @@ class SpooledBody:
             self._in_thread(self._blocking.run(self._append, data))
         elif self._taker is not None:
             taker, self._taker = self._taker, None
-            self._in_thread(self._blocking.run(self._finish).addCallbacks(self._hand_over, taker.errback, (taker,)))
+            finished = self._blocking.run(self._finish)
+            self._in_thread(
+                finished.addCallbacks(self._hand_over, self._fail, callbackArgs=(taker,), errbackArgs=(taker,))
+            )
         elif self._closed and not self._taken and self._file is not None:
             self._in_thread(self._blocking.run(self._discard))
 
@@ -126,6 +131,7 @@ class SpooledBody:
         reason.trap(OSError)
         assert isinstance(reason.value, OSError)
         self._problem = reason.value
+        self._waiting.clear()
 
     def _worked(self, _: None) -> None:
         self._at_work = False
@@ -133,6 +139,10 @@ class SpooledBody:
             self._paused = False
             self._flow.resume()
         self._work()
+
+    def _fail(self, reason: Failure, taker: Deferred[Path]) -> None:
+        if not taker.called:
+            taker.errback(reason)
 
     def _hand_over(self, path: Path, taker: Deferred[Path]) -> Deferred[None] | None:
         if taker.called:
@@ -150,21 +160,19 @@ class SpooledBody:
             view = view[os.write(self._file[0], view) :]
 
     def _finish(self) -> Path:
-        if self._file is None and self._problem is None:
-            self._append(b"")
-        if self._problem is not None:
-            self._discard()
-            raise StorageFailed("configuration", self._problem.strerror or str(self._problem))
-        assert self._file is not None
-        handle, path = self._file
-        self._file = None
         try:
+            if self._problem is not None:
+                raise self._problem
+            self._append(b"")
+            assert self._file is not None
+            handle, path = self._file
             os.fsync(handle)
         except OSError as error:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._discard()
             raise StorageFailed("configuration", error.strerror or str(error)) from error
-        finally:
-            os.close(handle)
+        self._file = None
+        os.close(handle)
         return path
 
     def _discard(self) -> None:
@@ -176,8 +184,8 @@ class SpooledBody:
 
 
 def is_configuration(method: bytes, path: bytes) -> bool:
-    """Is this the upload of a haproxy configuration?"""
-    return method == b"PUT" and _CONFIGURATION_PATH.fullmatch(path.partition(b"?")[0]) is not None
+    """Is this the upload of a haproxy configuration?  Told as the routes tell it, escapes and all."""
+    return method == b"PUT" and _CONFIGURATION_PATH.fullmatch(unquote_to_bytes(path.partition(b"?")[0])) is not None
 
 
 def body_bytes(request: IRequest) -> bytes:

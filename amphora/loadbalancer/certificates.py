@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from amphora.files import replace_file, sync_directory
+from amphora.files import make_directory, replace_file, sync_directory
 from amphora.loadbalancer.errors import BadFilename, BadPEM, CertificateNotFound
 
 NO_CERTIFICATE = "No certificate found"
@@ -20,7 +20,8 @@ MISMATCH = "Certificate and key do not match"
 
 _LONGEST_NAME = 240
 _FILENAME = re.compile(r"[A-Za-z0-9._-]+\.pem")
-_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
+# Whole lines, as OpenSSL reads them.
+_MARK = re.compile(rb"^-----(BEGIN|END) ([A-Z0-9 ]+)-----[ \t\r]*$", re.MULTILINE)
 
 
 def check_filename(filename: str) -> None:
@@ -37,7 +38,7 @@ def check_pem(content: bytes) -> None:
 
     @raise BadPEM: with the sentence that the specification has for it.
     """
-    blocks = [(match[1], match[0]) for match in _BLOCK.finditer(content)]
+    blocks = _blocks(content)
     certificates = [block for label, block in blocks if label == b"CERTIFICATE"]
     keys = [block for label, block in blocks if label.endswith(b"PRIVATE KEY")]
     if not certificates:
@@ -48,6 +49,19 @@ def check_pem(content: bytes) -> None:
     key = _load_key(keys[0])
     if _public_bytes(own.public_key()) != _public_bytes(key.public_key()):
         raise BadPEM(MISMATCH, "the first certificate's public key is not the private key's")
+
+
+def _blocks(content: bytes) -> list[tuple[bytes, bytes]]:
+    """Each block's label and text, in the time that it takes to read them once, whatever a client sent."""
+    blocks = []
+    begin: re.Match[bytes] | None = None
+    for mark in _MARK.finditer(content):
+        if mark[1] == b"BEGIN":
+            begin = mark
+        elif begin is not None and begin[2] == mark[2]:
+            blocks.append((mark[2], content[begin.start() : mark.end()]))
+            begin = None
+    return blocks
 
 
 def _load_certificate(number: int, block: bytes) -> x509.Certificate:
@@ -79,7 +93,7 @@ def _public_bytes(key: object) -> bytes:
 
 def store_certificate(directory: Path, filename: str, content: bytes) -> None:
     """Write or replace one file.  @raise OSError: as the system says; an old file is untouched then."""
-    directory.mkdir(mode=0o700, exist_ok=True)
+    make_directory(directory)
     replace_file(directory / filename, content)
 
 

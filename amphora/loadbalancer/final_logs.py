@@ -10,6 +10,8 @@ from twisted.logger import Logger
 
 _INFORMATIONAL = 6
 """RFC 5424, 6.2.1."""
+_LONGEST = 8192
+"""Bytes of a datagram: more than any syslog has to take (RFC 5424, 6.1), and less than any socket refuses."""
 
 
 class LogDestination(Protocol):
@@ -43,7 +45,7 @@ class Syslog:
                 syslog.settimeout(1.0)
                 syslog.connect(self.path)
                 for line in lines:
-                    syslog.send(head + line.encode("utf-8", "replace"))
+                    syslog.send((head + line.encode("utf-8", "replace"))[:_LONGEST])
         except OSError as error:
             self._log.warn(
                 "{instance}: its last log lines could not be sent to syslog at {path}: {error}",

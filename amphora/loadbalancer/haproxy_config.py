@@ -72,11 +72,11 @@ class HaproxyConfig:
 
 @frozen
 class _Section:
-    """`base` is the defaults section that it names as its own, `frontend NAME from BASE`; empty where it names none."""
+    """`base` is the defaults section that it names as its own, as in `frontend NAME from BASE`."""
 
     kind: str
     name: str
-    base: str = ""
+    base: str | None = None
     lines: list[list[str]] = field(factory=list)
 
 
@@ -87,7 +87,7 @@ def parse_config(content: bytes) -> HaproxyConfig:
     members = 0
     own_group = False
     default_mode = "tcp"
-    named_modes: dict[str, str] = {}
+    named_modes: dict[str | None, str] = {}
     for section in _sections(content.decode("utf-8", "replace")):
         if section.kind == "global":
             for words in section.lines:
@@ -123,7 +123,9 @@ def _sections(text: str) -> list[_Section]:
         if not words:
             continue
         if words[0] in _SECTIONS:
-            base = words[3] if words[2:3] == ["from"] and len(words) > 3 else ""
+            if words[:2] == ["defaults", "from"]:
+                words.insert(1, "")
+            base = words[3] if words[2:3] == ["from"] and len(words) > 3 else None
             sections.append(_Section(words[0], words[1] if len(words) > 1 else "", base))
         else:
             sections[-1].lines.append(words)

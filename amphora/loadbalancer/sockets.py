@@ -44,7 +44,9 @@ class _Asking(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._answered.called:
             return
-        if reason.check(ConnectionDone) and self._length <= ANSWER_LIMIT:
+        if self._length > ANSWER_LIMIT:
+            self._answered.errback(NoAnswer(f"the answer has more than {ANSWER_LIMIT} bytes"))
+        elif reason.check(ConnectionDone):
             self._answered.callback(b"".join(self._pieces))
         else:
             self._answered.errback(NoAnswer(f"the connection broke: {reason.getErrorMessage()}"))
@@ -65,8 +67,6 @@ async def ask(reactor: ISocketReactor, socket: Path, question: bytes, *, timeout
         nonlocal overdue
         overdue = True
         connecting.cancel()
-        if protocol is not None:
-            protocol.transport.abortConnection()
         if not answered.called:
             answered.errback(NoAnswer(f"no answer within {timeout:g} s"))
 
@@ -88,5 +88,6 @@ async def ask(reactor: ISocketReactor, socket: Path, question: bytes, *, timeout
         if deadline.active():
             deadline.cancel()
         answered.addErrback(lambda _: None)
-        if not answered.called and protocol is not None:
+        if protocol is not None:
+            # Answered, it is closed already; overdue or cancelled, nothing may stay open.
             protocol.transport.abortConnection()

@@ -7,17 +7,27 @@ others are ours.  All functions that touch a disk may block: they are called thr
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import shutil
+import socket
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 from attrs import asdict, frozen
 
-from amphora.files import beside, remove_unfinished, rename_synced, replace_file, sync_directory, write_synced
+from amphora.files import (
+    beside,
+    make_directory,
+    remove_unfinished,
+    rename_synced,
+    replace_file,
+    sync_directory,
+    write_synced,
+)
 
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 LOG_LIMIT = 1024 * 1024
@@ -113,7 +123,7 @@ class Store:
         self.spool.mkdir(mode=0o700, exist_ok=True)
         for parent in (self.base_path, self.base_cert_dir):
             for directory in parent.iterdir():
-                if UUID.fullmatch(directory.name):
+                if UUID.fullmatch(directory.name) and not directory.is_symlink():
                     remove_unfinished(directory)
 
     def files(self, instance_id: str) -> InstanceFiles:
@@ -156,34 +166,67 @@ def load_state(files: InstanceFiles) -> InstanceState:
 
 
 def save_state(files: InstanceFiles, state: InstanceState) -> None:
-    files.directory.mkdir(mode=0o700, exist_ok=True)
-    replace_file(files.state, json.dumps(asdict(state)).encode() + b"\n")
+    """@raise OSError: as the system says; what was remembered before still is then."""
+    make_directory(files.directory)
+    replace_file(files.state, _encode_state(state))
+
+
+def _encode_state(state: InstanceState) -> bytes:
+    return json.dumps(asdict(state)).encode() + b"\n"
 
 
 def stage_configuration(files: InstanceFiles, spooled: Path, overlay: bytes) -> None:
-    """Put an upload and its overlay beside the places that they are meant for."""
-    files.directory.mkdir(mode=0o700, exist_ok=True)
-    write_synced(files.overlay_candidate, overlay)
-    os.chmod(spooled, 0o600)
-    rename_synced(spooled, files.candidate)
+    """
+    Put an upload and its overlay beside the places that they are meant for.
+
+    @raise OSError: as the system says; nothing is left there then.
+    """
+    make_directory(files.directory)
+    try:
+        write_synced(files.overlay_candidate, overlay)
+        os.chmod(spooled, 0o600)
+        rename_synced(spooled, files.candidate)
+    except OSError:
+        _unstage(files)
+        raise
 
 
 def accept_configuration(files: InstanceFiles, state: InstanceState) -> None:
     """
     The staged upload becomes the configuration.
 
-    The overlay goes first: an old configuration under a new overlay loads, the other way round might not.
+    All that needs room on the disk is written first, so that a full one changes nothing.  Then the overlay goes
+    first: an old configuration under a new overlay loads, the other way round might not.
+
+    @raise OSError: as the system says; the staged upload is gone then.
     """
-    rename_synced(files.overlay_candidate, files.overlay)
-    rename_synced(files.candidate, files.config)
-    save_state(files, state)
+    try:
+        write_synced(beside(files.state), _encode_state(state))
+        rename_synced(files.overlay_candidate, files.overlay)
+        rename_synced(files.candidate, files.config)
+        rename_synced(beside(files.state), files.state)
+    except OSError:
+        _unstage(files)
+        raise
 
 
 def refuse_configuration(files: InstanceFiles, state: InstanceState) -> None:
-    """The staged upload goes away; where nothing better is, it is remembered that there was one."""
-    files.candidate.unlink(missing_ok=True)
-    files.overlay_candidate.unlink(missing_ok=True)
-    save_state(files, state)
+    """
+    The staged upload goes away; where nothing better is, it is remembered that there was one.
+
+    @raise OSError: as the system says, if that could not be remembered.
+    """
+    _unstage(files)
+    if not files.config.exists() or load_state(files) != state:
+        save_state(files, state)
+
+
+def _unstage(files: InstanceFiles) -> None:
+    with suppress(OSError):
+        for path in (files.candidate, files.overlay_candidate, beside(files.state)):
+            path.unlink(missing_ok=True)
+        # Of an instance that was not there before, nothing is left.
+        files.directory.rmdir()
 
 
 def log_size(files: InstanceFiles) -> int:
@@ -209,10 +252,12 @@ def trim_log(files: InstanceFiles) -> None:
     Keep the log bounded.  It is cut in place: a running haproxy goes on appending to the same file.
     """
     if log_size(files) > LOG_LIMIT:
-        tail = log_since(files, 0, LOG_LIMIT // 2)
         with open(files.log, "r+b") as log:
-            log.truncate(0)
-            log.write(tail.encode("utf-8", "replace") + b"\n")
+            log.seek(-(LOG_LIMIT // 2), os.SEEK_END)
+            tail = log.read(LOG_LIMIT // 2)
+            log.seek(0)
+            log.truncate()
+            log.write(tail)
 
 
 def open_log(files: InstanceFiles) -> int:
@@ -237,16 +282,33 @@ def forget_process(files: InstanceFiles) -> None:
 
 
 def remove_instance(files: InstanceFiles, sockets: tuple[Path, ...]) -> None:
-    """Take away all of an instance: certificates, logs, sockets, configuration; its memory goes last."""
-    _remove_tree(files.certificates)
+    """
+    Take away all of an instance whose haproxy has ended: certificates, logs, sockets, configuration; its memory goes
+    last.
+
+    @param sockets: what the configuration names; those outside of the base path are not ours to remove.
+    """
+    if os.path.lexists(files.certificates):
+        _remove_tree(files.certificates)
+        sync_directory(files.certificates.parent)
+    base = files.directory.parent.resolve()
     for path in (*sockets, files.directory.parent / f"{files.instance_id}.sock"):
-        if path.is_socket() and path.is_relative_to(files.directory.parent):
+        if path.parent.resolve().is_relative_to(base) and _is_abandoned_socket(path):
             path.unlink(missing_ok=True)
-    for entry in files.directory.iterdir():
-        if entry != files.state:
-            _remove_tree(entry)
+    if not files.directory.is_symlink():
+        for entry in files.directory.iterdir():
+            if entry != files.state:
+                _remove_tree(entry)
     _remove_tree(files.directory)
     sync_directory(files.directory.parent)
+
+
+def _is_abandoned_socket(path: Path) -> bool:
+    """A configuration may name any path, also that of a socket on which another process listens."""
+    if not path.is_socket():
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        return probe.connect_ex(str(path)) == errno.ECONNREFUSED
 
 
 def _remove_tree(path: Path) -> None:

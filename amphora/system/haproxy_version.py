@@ -41,5 +41,8 @@ class HaproxyVersion:
                 self._log.error("The version of haproxy cannot be told: {error}", error=error)
                 return ""
             found = _VERSION.search(result.output)
-            self._known = (mark, found[1] if found else "")
+            if found is None:
+                self._log.error("{path} does not tell its version: {output}", path=self._path, output=result.output)
+                return ""
+            self._known = (mark, found[1])
         return self._known[1]

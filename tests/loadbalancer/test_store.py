@@ -1,0 +1,464 @@
+"""Tests for L{amphora.loadbalancer.store}."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+from pathlib import Path
+
+from attrs import asdict
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from amphora.loadbalancer import store
+from amphora.loadbalancer.store import InstanceState, Store
+from amphora.testing.fakes import full_disk
+from tests.integration.support import short_directory
+
+ID = "11111111-0000-4000-8000-000000000001"
+OTHER = "11111111-0000-4000-8000-000000000002"
+AMPHORA = "22222222-0000-4000-8000-000000000001"
+RUNNING = InstanceState(amphora_id=AMPHORA, should_run=True)
+
+
+class StoreTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.outside = short_directory(self)
+        self.store = Store(self.outside / "base", self.outside / "base" / "certs")
+        self.store.prepare()
+        self.files = self.store.files(ID)
+
+    def spooled(self, content: bytes = b"new") -> Path:
+        handle, path = self.store.new_spool_file()
+        os.write(handle, content)
+        os.close(handle)
+        return path
+
+    def accepted(self, content: bytes = b"old", state: InstanceState = RUNNING) -> None:
+        """Store a configuration as an upload does."""
+        store.stage_configuration(self.files, self.spooled(content), b"overlay of " + content)
+        store.accept_configuration(self.files, state)
+
+    def names(self) -> list[str]:
+        return sorted(os.listdir(self.files.directory))
+
+    def listening(self, path: Path) -> socket.socket:
+        """A socket on which somebody listens until the test ends, or closes it."""
+        listener = socket.socket(socket.AF_UNIX)
+        self.addCleanup(listener.close)
+        listener.bind(str(path))
+        listener.listen()
+        return listener
+
+    def abandoned(self, path: Path) -> Path:
+        """A socket that a process left behind."""
+        self.listening(path).close()
+        return path
+
+
+class LayoutTests(StoreTestCase):
+    """Where files lie."""
+
+    def test_paths(self) -> None:
+        """The names that a controller's templates know are Octavia's."""
+        base = self.store.base_path
+        self.assertEqual(base / ID / "haproxy.cfg", self.files.config)
+        self.assertEqual(base / ID / f"{ID}.pid", self.files.pid_file)
+        self.assertEqual(base / "certs" / ID, self.files.certificates)
+
+    def test_all_in_one_directory(self) -> None:
+        """Everything of an instance but its certificates is in its directory, each file under a name of its own."""
+        names = ("config", "candidate", "overlay", "overlay_candidate", "pid_file", "stats_socket", "master_socket")
+        paths = [getattr(self.files, name) for name in (*names, "log", "state")]
+        self.assertEqual({self.files.directory}, {path.parent for path in paths})
+        self.assertEqual(9, len(set(paths)))
+
+    def test_prepare(self) -> None:
+        """The directories are made, those that hold what clients sent for us alone; again, nothing changes."""
+        self.store.prepare()
+        for path in (self.store.spool, self.store.base_cert_dir):
+            self.assertEqual(0o700, stat.S_IMODE(path.stat().st_mode))
+
+    def test_prepare_removes_leftovers(self) -> None:
+        """What an agent that was killed left half-done goes away, and only that."""
+        self.spooled()
+        self.accepted()
+        self.files.candidate.write_bytes(b"half")
+        self.files.certificates.mkdir()
+        (self.files.certificates / ".a.pem.new").write_bytes(b"half a key")
+        (self.files.certificates / "a.pem").write_bytes(b"key")
+        (self.store.base_path / "not-ours").mkdir()
+        (self.store.base_path / "not-ours" / ".a.new").touch()
+        (self.store.base_path / OTHER).touch()
+        self.store.prepare()
+        self.assertEqual([], os.listdir(self.store.spool))
+        self.assertEqual(["agent.cfg", "haproxy.cfg", "instance.json"], self.names())
+        self.assertEqual(["a.pem"], os.listdir(self.files.certificates))
+        self.assertEqual([".a.new"], os.listdir(self.store.base_path / "not-ours"))
+
+    def test_prepare_follows_no_link(self) -> None:
+        """A link in an instance's place is not looked into."""
+        (self.outside / ".a.new").touch()
+        (self.store.base_path / ID).symlink_to(self.outside)
+        self.store.prepare()
+        self.assertTrue((self.outside / ".a.new").exists())
+
+    def test_spool_file(self) -> None:
+        """Each upload is collected in a file of its own, for us alone, on the file system of its place."""
+        first, second = self.spooled(), self.spooled()
+        self.assertNotEqual(first, second)
+        self.assertEqual(0o600, stat.S_IMODE(first.stat().st_mode))
+        self.assertTrue(first.is_relative_to(self.store.base_path))
+
+    def test_instance_ids(self) -> None:
+        """An instance is a directory named by a UUID, of which there is anything that matters, in order."""
+        signs = (
+            lambda files: files.config.touch(),
+            lambda files: files.pid_file.touch(),
+            lambda files: files.stats_socket.touch(),
+            lambda files: files.state.touch(),
+            lambda files: (self.store.base_path / f"{files.instance_id}.sock").touch(),
+        )
+        ids = [f"{number}1111111-0000-4000-8000-000000000001" for number in range(len(signs))]
+        for instance_id, sign in reversed([*zip(ids, signs, strict=True)]):
+            files = self.store.files(instance_id)
+            files.directory.mkdir()
+            self.assertNotIn(instance_id, self.store.instance_ids())
+            sign(files)
+        self.store.files(OTHER).directory.mkdir()
+        for name in ("not-a-uuid", ID.upper().replace("1", "A"), f"{ID}x"):
+            (self.store.base_path / name).mkdir()
+            (self.store.base_path / name / "haproxy.cfg").touch()
+        (self.store.base_path / OTHER[:-1]).touch()
+        self.assertEqual(ids, self.store.instance_ids())
+
+
+class StateTests(StoreTestCase):
+    """What is remembered."""
+
+    def test_remembered(self) -> None:
+        """What is saved is loaded."""
+        for state in (InstanceState(), RUNNING, InstanceState(AMPHORA, False, True, True)):
+            store.save_state(self.files, state)
+            self.assertEqual(state, store.load_state(self.files))
+            self.assertEqual(0o600, stat.S_IMODE(self.files.state.stat().st_mode))
+
+    def test_nothing_remembered(self) -> None:
+        """Without a memory, what lies there tells: a configuration and a pid file mean that it should run."""
+        self.assertEqual(InstanceState(refused=True), store.load_state(self.files))
+        self.files.directory.mkdir()
+        self.files.pid_file.touch()
+        self.assertEqual(InstanceState(refused=True), store.load_state(self.files))
+        self.files.config.touch()
+        self.assertEqual(InstanceState(should_run=True), store.load_state(self.files))
+        self.files.pid_file.unlink()
+        self.assertEqual(InstanceState(), store.load_state(self.files))
+
+    def test_damaged(self) -> None:
+        """A memory that is damaged in any way gives way to what lies there."""
+        self.accepted()
+        whole = json.dumps(asdict(RUNNING))
+        for content in (b"", b"\0\0", b"[]", b"7", b"{}", b"null", whole[:-5].encode(), b"9" * 5000, b'"\xff"'):
+            self.files.state.write_bytes(content)
+            self.assertEqual(InstanceState(), store.load_state(self.files), content)
+        self.files.state.unlink()
+        self.files.state.mkdir()
+        self.assertEqual(InstanceState(), store.load_state(self.files))
+
+    @given(st.binary() | st.recursive(st.none() | st.booleans() | st.text(), st.lists).map(json.dumps).map(str.encode))
+    def test_any_memory(self, content: bytes) -> None:
+        """Any bytes give a state."""
+        self.files.directory.mkdir(exist_ok=True)
+        self.files.state.write_bytes(content)
+        self.assertIsInstance(store.load_state(self.files), InstanceState)
+
+    def test_save_fails(self) -> None:
+        """What could not be saved leaves what was remembered."""
+        store.save_state(self.files, RUNNING)
+        with full_disk():
+            self.assertRaises(OSError, store.save_state, self.files, InstanceState())
+        self.assertEqual(RUNNING, store.load_state(self.files))
+        self.assertEqual(["instance.json"], self.names())
+
+
+class ConfigurationTests(StoreTestCase):
+    """Uploads: staged, then accepted or refused."""
+
+    def test_accept(self) -> None:
+        """An accepted upload is the configuration, with its overlay and its memory, for us alone."""
+        self.accepted(b"new")
+        self.assertEqual(b"new", self.files.config.read_bytes())
+        self.assertEqual(b"overlay of new", self.files.overlay.read_bytes())
+        self.assertEqual(RUNNING, store.load_state(self.files))
+        self.assertEqual(["agent.cfg", "haproxy.cfg", "instance.json"], self.names())
+        self.assertEqual(0o600, stat.S_IMODE(self.files.config.stat().st_mode))
+        self.assertEqual([], os.listdir(self.store.spool))
+
+    def test_stage(self) -> None:
+        """A staged upload changes nothing that counts."""
+        self.accepted()
+        store.stage_configuration(self.files, self.spooled(), b"overlay")
+        self.assertEqual(b"old", self.files.config.read_bytes())
+        self.assertEqual(b"overlay of old", self.files.overlay.read_bytes())
+        self.assertEqual(b"new", self.files.candidate.read_bytes())
+        self.assertEqual(b"overlay", self.files.overlay_candidate.read_bytes())
+
+    def test_refuse(self) -> None:
+        """A refused upload is gone, and what was before is as it was."""
+        self.accepted()
+        store.stage_configuration(self.files, self.spooled(), b"overlay")
+        store.refuse_configuration(self.files, RUNNING)
+        self.assertEqual(b"old", self.files.config.read_bytes())
+        self.assertEqual(b"overlay of old", self.files.overlay.read_bytes())
+        self.assertEqual(["agent.cfg", "haproxy.cfg", "instance.json"], self.names())
+
+    def test_refuse_the_first(self) -> None:
+        """Of a first upload that was refused, it is remembered that there was one."""
+        store.stage_configuration(self.files, self.spooled(), b"overlay")
+        store.refuse_configuration(self.files, InstanceState(refused=True))
+        self.assertEqual(["instance.json"], self.names())
+        self.assertEqual([ID], self.store.instance_ids())
+        self.assertTrue(store.load_state(self.files).refused)
+
+    def test_refuse_on_a_full_disk(self) -> None:
+        """Where a refusal changes nothing that is remembered, it needs no room."""
+        self.accepted()
+        store.stage_configuration(self.files, self.spooled(), b"overlay")
+        with full_disk():
+            store.refuse_configuration(self.files, RUNNING)
+        self.assertEqual(["agent.cfg", "haproxy.cfg", "instance.json"], self.names())
+
+    def test_stage_on_a_full_disk(self) -> None:
+        """An upload that finds no room leaves nothing: of a new instance, not even a directory."""
+        spooled = self.spooled()
+        with full_disk():
+            self.assertRaises(OSError, store.stage_configuration, self.files, spooled, b"overlay")
+        self.assertFalse(self.files.directory.exists())
+        self.accepted()
+        with full_disk():
+            self.assertRaises(OSError, store.stage_configuration, self.files, spooled, b"overlay")
+        self.assertEqual(["agent.cfg", "haproxy.cfg", "instance.json"], self.names())
+
+    def test_accept_on_a_full_disk(self) -> None:
+        """An upload whose memory finds no room is not accepted, in no part."""
+        self.accepted()
+        store.stage_configuration(self.files, self.spooled(), b"overlay")
+        with full_disk():
+            self.assertRaises(OSError, store.accept_configuration, self.files, InstanceState(amphora_id=OTHER))
+        self.assertEqual(b"old", self.files.config.read_bytes())
+        self.assertEqual(b"overlay of old", self.files.overlay.read_bytes())
+        self.assertEqual(RUNNING, store.load_state(self.files))
+        self.assertEqual(["agent.cfg", "haproxy.cfg", "instance.json"], self.names())
+
+    def test_accept_fails_half_way(self) -> None:
+        """Where the configuration cannot take its place, the old one stays, and with it what is remembered."""
+        self.files.directory.mkdir()
+        self.files.config.mkdir()
+        store.save_state(self.files, RUNNING)
+        store.stage_configuration(self.files, self.spooled(), b"overlay")
+        self.assertRaises(OSError, store.accept_configuration, self.files, InstanceState())
+        self.assertEqual(RUNNING, store.load_state(self.files))
+        self.assertEqual(["agent.cfg", "haproxy.cfg", "instance.json"], self.names())
+
+
+class LogTests(StoreTestCase):
+    """What haproxy wrote on its own output."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.files.directory.mkdir()
+
+    def test_no_log(self) -> None:
+        """A log that is not there is empty."""
+        self.assertEqual((0, ""), (store.log_size(self.files), store.log_since(self.files, 0)))
+        store.trim_log(self.files)
+        self.assertFalse(self.files.log.exists())
+
+    def test_since(self) -> None:
+        """What came after a position is told, without the blanks around it, its end where there is too much."""
+        self.files.log.write_bytes(b"before\nafter\xff\n")
+        self.assertEqual("after\ufffd", store.log_since(self.files, 7))
+        self.assertEqual("r\ufffd", store.log_since(self.files, 0, limit=3))
+        self.assertEqual("", store.log_since(self.files, 14))
+
+    def test_since_a_position_that_was_cut(self) -> None:
+        """A log that is shorter than it was has been cut: its end is told."""
+        self.files.log.write_bytes(b"short")
+        self.assertEqual("short", store.log_since(self.files, 1000))
+
+    def test_trim(self) -> None:
+        """A log longer than its limit is cut to its end, in place; others are left alone."""
+        content = b"".join(b"%07d\n" % number for number in range(store.LOG_LIMIT // 8))
+        self.files.log.write_bytes(content)
+        store.trim_log(self.files)
+        self.assertEqual(store.LOG_LIMIT, store.log_size(self.files))
+        self.files.log.write_bytes(content + b"last one\n")
+        number = self.files.log.stat().st_ino
+        store.trim_log(self.files)
+        self.assertEqual(store.LOG_LIMIT // 2, store.log_size(self.files))
+        self.assertEqual(number, self.files.log.stat().st_ino)
+        self.assertTrue(self.files.log.read_bytes().endswith(b"131071\nlast one\n"))
+
+    def test_trim_what_is_no_text(self) -> None:
+        """Bytes that are no text take no more room than they did."""
+        self.files.log.write_bytes(b"\xff" * (store.LOG_LIMIT + 1))
+        store.trim_log(self.files)
+        self.assertEqual(store.LOG_LIMIT // 2, store.log_size(self.files))
+
+    def test_open(self) -> None:
+        """A haproxy goes on appending after its log was cut."""
+        handle = store.open_log(self.files)
+        self.addCleanup(os.close, handle)
+        self.assertEqual(0o600, stat.S_IMODE(self.files.log.stat().st_mode))
+        os.write(handle, b"x" * (store.LOG_LIMIT + 1))
+        os.close(store.open_log(self.files))
+        os.write(handle, b"more")
+        self.assertEqual(store.LOG_LIMIT // 2 + 4, store.log_size(self.files))
+        self.assertFalse(os.get_inheritable(handle))
+
+
+class ProcessTests(StoreTestCase):
+    """What a running haproxy leaves."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.files.directory.mkdir()
+
+    def test_read_pid(self) -> None:
+        """A process id is a positive number and nothing else."""
+        self.assertIsNone(store.read_pid(self.files))
+        for content, pid in (
+            (b"123\n", 123),
+            (b" 123 ", 123),
+            (b"", None),
+            (b"0", None),
+            (b"-1", None),
+            (b"1 2", None),
+            (b"1\n2\n", None),
+            (b"garbage", None),
+            (b"\xb2", None),
+            (b"9" * 10_000, None),
+            (str(2**31).encode(), None),
+        ):
+            self.files.pid_file.write_bytes(content)
+            self.assertEqual(pid, store.read_pid(self.files), content)
+        self.files.pid_file.unlink()
+        self.files.pid_file.mkdir()
+        self.assertIsNone(store.read_pid(self.files))
+
+    def test_forget(self) -> None:
+        """What a process that has ended leaves behind goes away; twice is no error."""
+        self.files.pid_file.touch()
+        self.abandoned(self.files.stats_socket)
+        self.files.config.touch()
+        for _ in range(2):
+            store.forget_process(self.files)
+            self.assertEqual(["haproxy.cfg"], self.names())
+
+
+class RemoveTests(StoreTestCase):
+    """The end of an instance."""
+
+    def remove(self, *sockets: Path) -> None:
+        store.remove_instance(self.files, sockets)
+        self.assertFalse(os.path.lexists(self.files.directory))
+        self.assertFalse(os.path.lexists(self.files.certificates))
+
+    def test_all(self) -> None:
+        """Certificates, logs, sockets, and whatever else lies there; the other instances stay."""
+        other = self.store.files(OTHER)
+        other.directory.mkdir()
+        other.certificates.mkdir()
+        self.accepted()
+        self.files.log.touch()
+        self.files.certificates.mkdir()
+        (self.files.certificates / "a.pem").touch()
+        (self.files.directory / "states").mkdir()
+        (self.files.directory / "states" / "1").touch()
+        self.abandoned(self.files.stats_socket)
+        named = self.abandoned(self.store.base_path / "named.sock")
+        octavia = self.abandoned(self.store.base_path / f"{ID}.sock")
+        self.remove(named)
+        self.assertFalse(named.exists() or octavia.exists())
+        self.assertTrue(other.directory.exists() and other.certificates.exists())
+        self.assertEqual([], self.store.instance_ids())
+
+    def test_without_certificates(self) -> None:
+        """An instance that had no certificates, whose directory even is not there, is removed all the same."""
+        self.accepted()
+        self.store.base_cert_dir.rmdir()
+        self.remove()
+
+    def test_again(self) -> None:
+        """A removal that was broken off is finished by the next: the memory of it goes last."""
+        self.accepted(state=InstanceState(deleted=True))
+        self.files.config.unlink()
+        self.files.overlay.unlink()
+        self.assertEqual([ID], self.store.instance_ids())
+        self.assertTrue(store.load_state(self.files).deleted)
+        self.remove()
+
+    def test_links(self) -> None:
+        """Links are removed, never what they lead to."""
+        treasure = self.outside / "treasure"
+        (treasure / "inside").mkdir(parents=True)
+        self.accepted()
+        (self.files.directory / "link").symlink_to(treasure)
+        (self.files.directory / "deep").mkdir()
+        (self.files.directory / "deep" / "link").symlink_to(treasure)
+        self.files.certificates.symlink_to(treasure)
+        self.remove()
+        self.assertEqual(["inside"], os.listdir(treasure))
+
+    def test_link_in_its_place(self) -> None:
+        """An instance's directory that is a link is removed as a link."""
+        treasure = self.outside / "treasure"
+        treasure.mkdir()
+        (treasure / "haproxy.cfg").touch()
+        self.files.directory.symlink_to(treasure)
+        self.remove()
+        self.assertEqual(["haproxy.cfg"], os.listdir(treasure))
+
+    def test_sockets_elsewhere(self) -> None:
+        """What a configuration names outside of the base path is not ours, however it is written."""
+        (self.outside / "else").mkdir()
+        (self.store.base_path / "link").symlink_to(self.outside / "else")
+        elsewhere = [
+            self.abandoned(self.outside / "a.sock"),
+            self.store.base_path / ".." / "a.sock",
+            self.abandoned(self.outside / "else" / "b.sock"),
+            self.store.base_path / "link" / "b.sock",
+        ]
+        self.accepted()
+        self.remove(*elsewhere)
+        self.assertTrue(all(path.is_socket() for path in elsewhere))
+
+    def test_base_path_that_is_a_link(self) -> None:
+        """A base path that is reached through a link is one all the same."""
+        (self.outside / "alias").symlink_to(self.store.base_path)
+        self.abandoned(self.store.base_path / "a.sock")
+        self.accepted()
+        self.remove(self.outside / "alias" / "a.sock")
+        self.assertFalse((self.store.base_path / "a.sock").exists())
+
+    def test_sockets_in_use(self) -> None:
+        """A socket on which somebody else listens stays, also if a configuration claimed it: ours for one."""
+        other = self.store.files(OTHER)
+        other.directory.mkdir()
+        self.listening(other.stats_socket)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.bind(str(self.store.notify_socket))
+            self.accepted()
+            self.remove(other.stats_socket, self.store.notify_socket)
+        self.assertTrue(other.stats_socket.is_socket() and self.store.notify_socket.is_socket())
+
+    def test_what_is_no_socket(self) -> None:
+        """A file that a configuration calls its socket stays."""
+        file = self.store.base_path / "file"
+        file.touch()
+        self.accepted()
+        self.remove(file, self.store.base_path / "nowhere", Path("/\0"))
+        self.assertTrue(file.exists())
