@@ -127,7 +127,15 @@ def _find(program: str) -> str:
 
 
 class _DaemonProtocol(ProcessProtocol):
-    """Hears nothing: a daemon's output is in a file, and its end comes through its pidfd."""
+    """Hears only who it is: a daemon's output is in a file, and its end comes through its pidfd."""
+
+    pid = 0
+
+    def connectionMade(self) -> None:
+        # Later, one that ended at once would have no process id any more.
+        transport: IProcessTransport | None = self.transport
+        assert transport is not None and isinstance(transport.pid, int)
+        self.pid = transport.pid
 
 
 def spawn_daemon(
@@ -141,10 +149,11 @@ def spawn_daemon(
     @return: Its process id: C{setsid} and C{ip netns exec} become the program, they do not stay above it.
     @raise CommandFailed: if it could not be started.
     """
+    protocol = _DaemonProtocol()
     nothing = os.open(os.devnull, os.O_RDONLY)
     try:
-        transport: IProcessTransport = reactor.spawnProcess(
-            _DaemonProtocol(),
+        reactor.spawnProcess(
+            protocol,
             _find("setsid"),
             ["setsid", *command],
             env={**ENVIRONMENT, **environment},
@@ -154,9 +163,7 @@ def spawn_daemon(
         raise CommandFailed(f"{command[0]} cannot be run: {error.strerror}") from error
     finally:
         os.close(nothing)
-    pid = transport.pid
-    assert isinstance(pid, int)
-    return pid
+    return protocol.pid
 
 
 def boot_id() -> str:

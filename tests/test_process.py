@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any, cast
 
@@ -212,18 +213,22 @@ class RealCommandTests(_RealTestCase):
 
     async def test_overdue(self) -> None:
         """A program that does not end is killed, also one whose child holds its output."""
-        for script in (
-            "echo $$ > pid; exec sleep 1000",
-            "sleep 1000 & echo $! > pid; wait",
-            "sleep 1000 & echo $! > pid",
-        ):
-            pid_file = self.directory / "pid"
+        seconds = f"1000.{os.getpid()}"
+        for script in ("exec sleep {}", "sleep {} & wait", "sleep {} &"):
             with self.assertRaises(CommandFailed):
-                await self.run_shell(script.replace("pid", str(pid_file)), timeout=0.5)
-            process = ProcessIdentity.of(int(pid_file.read_text()))
-            if process is not None:
+                await self.run_shell(script.format(seconds), timeout=0.5)
+            left = _processes_with(seconds)
+            for process in left:
                 process.send_signal(signal.SIGKILL)
+            self.assertEqual([], left if "exec" in script else [])
         self.assertEqual([], self.flushLoggedErrors())
+
+
+def _processes_with(text: str) -> list[ProcessIdentity]:
+    """All that have this in their command lines."""
+    pids = (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
+    everyone = [process for pid in pids if (process := ProcessIdentity.of(pid)) is not None]
+    return [process for process in everyone if any(text in word for word in process.command_line())]
 
 
 class DaemonTests(_RealTestCase):
@@ -245,22 +250,19 @@ class DaemonTests(_RealTestCase):
         kept = os.open("/dev/null", os.O_RDONLY)
         os.set_inheritable(kept, True)
         self.addCleanup(os.close, kept)
-        script = "ls -l /proc/$$/fd | sed -n 's/.* \\([0-9]* -> .*\\)/\\1/p'; env | sort; sleep 1000; :"
+        script = "env; exec sleep 1000"
         process = _identity(self.spawn("/bin/sh", "-c", script, environment={"NOTIFY_SOCKET": "/a"}))
-        try:
-            while "PATH=" not in (self.directory / "output").read_text():
-                await _turn(self.reactor)
-            self.assertEqual(process.pid, os.getsid(process.pid))
-            self.assertEqual("/bin/sh", process.command_line()[0])
-        finally:
-            for one in (*process.children(), process):
-                one.send_signal(signal.SIGKILL)
-        await self.ended(process)
-        file = self.directory / "output"
-        output = file.read_text().splitlines()
-        self.assertEqual(["0 -> /dev/null", f"1 -> {file}", f"2 -> {file}"], output[:3])
-        variables = {line.partition("=")[0] for line in output[3:]}
+        self.addCleanup(process.send_signal, signal.SIGKILL)
+        while process.command_line() != ["sleep", "1000"]:
+            await _turn(self.reactor)
+        self.assertEqual(process.pid, os.getsid(process.pid))
+        output = self.directory / "output"
+        files = {int(entry.name): os.readlink(entry) for entry in Path(f"/proc/{process.pid}/fd").iterdir()}
+        self.assertEqual({0: "/dev/null", 1: str(output), 2: str(output)}, files)
+        variables = {line.partition("=")[0] for line in output.read_text().splitlines()}
         self.assertEqual({"NOTIFY_SOCKET", *ENVIRONMENT}, variables - {"PWD", "OLDPWD", "SHLVL", "_"})
+        process.send_signal(signal.SIGKILL)
+        await self.ended(process)
 
     async def test_missing(self) -> None:
         """A program that is not there ends at once, and its output says why."""
@@ -361,15 +363,15 @@ class IdentityTests(_RealTestCase):
 
     def test_children(self) -> None:
         """Children that are alive are told, in the order of their birth."""
-        script = "sleep 1000 & sleep 1001 & (exit 0) & echo; read line; kill %1 %2"
+        # They end when their input does.
+        script = "exec 3<&0; for n in 1 2; do (read line <&3) & echo $!; done; (exit 0) & echo; read line <&3"
         child = self.start("/bin/sh", "-c", script)
-        cast(Any, child.stdout).readline()
+        pids = [int(cast(Any, child.stdout).readline()) for _ in range(2)]
         process = _identity(child.pid)
-        while len(children := process.children()) > 2:
-            pass
-        self.assertEqual(["1000", "1001"], [one.command_line()[-1] for one in children])
-        for one in children:
-            one.send_signal(signal.SIGKILL)
+        deadline = time.monotonic() + PATIENCE
+        while [one.pid for one in process.children()] != pids and time.monotonic() < deadline:
+            os.sched_yield()
+        self.assertEqual(pids, [one.pid for one in process.children()])
 
     def test_boot(self) -> None:
         """A boot has one name."""

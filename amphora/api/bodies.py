@@ -93,8 +93,10 @@ class SpooledBody:
         """
         The file with the whole body; it is the caller's from now on.
 
-        @raise StorageFailed: if the disk did not take it.
+        @raise StorageFailed: if the disk did not take it, or the request is over already.
         """
+        if self._closed:
+            return fail(StorageFailed("configuration", "the client has gone away"))
         self._taken = True
         # Cancelled (the client went away), it is only marked as called.
         taker: Deferred[Path] = Deferred(lambda _: None)
@@ -103,15 +105,17 @@ class SpooledBody:
         return taker
 
     def close(self) -> None:
-        """The request is over: a file that nobody took goes away."""
+        """The request is over, and its sender is no longer ours to hold back: a file that nobody took goes away."""
         self._closed = True
+        if not self._taken:
+            self._waiting.clear()
         self._work()
 
     def _work(self) -> None:
         """Do what is to be done next, one thing at a time."""
         if self._at_work:
             return
-        if self._waiting and self._problem is None and (self._taken or not self._closed):
+        if self._waiting and self._problem is None:
             data, self._waiting = bytes(self._waiting), bytearray()
             self._in_thread(self._blocking.run(self._append, data))
         elif self._taker is not None:
@@ -135,7 +139,7 @@ class SpooledBody:
 
     def _worked(self, _: None) -> None:
         self._at_work = False
-        if self._paused and len(self._waiting) <= _HIGH_WATER:
+        if self._paused and not self._closed and len(self._waiting) <= _HIGH_WATER:
             self._paused = False
             self._flow.resume()
         self._work()

@@ -106,9 +106,10 @@ def _certificates(path: str, content: bytes) -> list[x509.Certificate]:
         raise BadTLSFiles(f"{path}: holds no certificate")
     try:
         return x509.load_pem_x509_certificates(content)
-    except Exception as error:
-        # Which exceptions a damaged certificate raises is not documented; all mean the same here.
-        raise BadTLSFiles(f"{path}: a certificate cannot be read: {error}") from None
+    except Exception:
+        # Which exceptions a damaged certificate raises is not documented; all mean the same here.  Their texts may
+        # quote what was read, and where a file is damaged, that may be a key.
+        raise BadTLSFiles(f"{path}: a certificate cannot be read") from None
 
 
 def _key_block(files: TLSFiles) -> bytes:

@@ -68,9 +68,10 @@ def _load_certificate(number: int, block: bytes) -> x509.Certificate:
     try:
         certificate = x509.load_pem_x509_certificate(block)
         certificate.public_key()
-    except Exception as error:
-        # Which exceptions a damaged certificate raises is not documented; all mean the same here.
-        raise BadPEM(NO_CERTIFICATE, f"certificate {number} cannot be read: {error}") from None
+    except Exception:
+        # Which exceptions a damaged certificate raises is not documented; all mean the same here.  The library's text
+        # may quote what it read, and where a file is damaged, that may be a key.
+        raise BadPEM(NO_CERTIFICATE, f"certificate {number} cannot be read") from None
     return certificate
 
 
@@ -80,7 +81,7 @@ def _load_key(block: bytes) -> PrivateKeyTypes:
     except TypeError:
         raise BadPEM(NO_KEY, "the private key is encrypted") from None
     except Exception:
-        # The library's text may quote what it read, and that is a key.
+        # Nor is its text for readers here.
         raise BadPEM(NO_KEY, "the private key cannot be read") from None
 
 

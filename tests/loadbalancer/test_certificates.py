@@ -217,12 +217,17 @@ class BadPEMTests(SynchronousTestCase):
                 self.assertNotIn(line.decode("latin-1")[:20], text)
 
     def test_key_in_a_certificates_place(self) -> None:
-        """A key that stands where a certificate should does not come back in the error."""
-        key = base64.b64decode(b"".join(LISTENER.key_pem.splitlines()[1:-1]))
-        text = self._check(pem_block(b"CERTIFICATE", key) + LISTENER.key_pem)
-        for line in LISTENER.key_pem.decode().splitlines()[1:-1]:
-            self.assertNotIn(line[:12], text)
-        self.assertNotIn(key.hex()[20:40], text)
+        """A key that stands where a certificate should, also as a mark's label, does not come back in the error."""
+        _, *lines, _ = LISTENER.key_pem.splitlines(keepends=True)
+        text = b"".join(lines)
+        for content in (
+            pem_block(b"CERTIFICATE", base64.b64decode(text)),
+            b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END \n" + text + b"-----END CERTIFICATE-----\n",
+        ):
+            said = self._check(content + LISTENER.key_pem)
+            self.assertIn("certificate 1 cannot be read", said)
+            for line in lines:
+                self.assertNotIn(line.decode()[:12], said)
 
     def _check(self, content: bytes) -> str:
         """@return: All that an error would print, the errors that it came from included."""
