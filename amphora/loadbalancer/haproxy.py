@@ -45,6 +45,7 @@ READY_TIMEOUT = 10.0
 STOP_TIMEOUT = 5.0
 """Seconds between asking haproxy to end and ending it."""
 KILL_TIMEOUT = 5.0
+STATE_TIMEOUT = 5.0
 _POLL = 0.05
 
 
@@ -79,6 +80,11 @@ class Processes:
     def current(self) -> Worker | None:
         return next((worker for worker in self.workers if worker.reloads == 0), None)
 
+    @property
+    def old(self) -> int:
+        """How many workers still finish the connections that they had before a reload."""
+        return sum(worker.reloads > 0 for worker in self.workers)
+
 
 def parse_processes(answer: bytes) -> Processes:
     """@raise NoAnswer: for an answer that is not a table of processes, as a master that is reloading gives."""
@@ -107,7 +113,7 @@ class HaproxyProgram:
     def start_command(self, files: InstanceFiles, peer: str) -> list[str]:
         return [
             *self._prefix,
-            *(self.path, "-Ws", "-f", str(files.config), "-f", str(files.overlay)),
+            *(self.path, "-Ws", "-f", str(files.running), "-f", str(files.overlay)),
             *("-p", str(files.pid_file), "-S", f"{files.master_socket},mode,600", "-L", peer),
         ]
 
@@ -121,7 +127,7 @@ class HaproxyProgram:
             return False
         words = process.command_line()
         given = [value for option, value in pairwise(words) if option == "-f"]
-        return given == [str(files.config), str(files.overlay)]
+        return given == [str(files.running), str(files.overlay)]
 
 
 def overlay_for(files: InstanceFiles, config: HaproxyConfig, *, as_root: bool) -> bytes:
@@ -219,11 +225,11 @@ class Haproxy:
             raise HaproxyFailed(await self._said_since(position, "haproxy ended while it started"))
         return pid
 
-    async def reload(self, members: int) -> int:
+    async def reload(self, members: int) -> Processes:
         """
         Let it load its files anew, without losing a connection, and wait for the outcome.
 
-        @return: The master's process id.
+        @return: The master's processes afterwards.
         @raise HaproxyFailed: if it still runs what it ran before, or ended.
         @raise HaproxyNotFound: if it does not run.
         """
@@ -249,7 +255,7 @@ class Haproxy:
             raise HaproxyFailed(await self._said_since(position, "haproxy ended while it reloaded"))
         if after.current is None:
             raise HaproxyFailed(await self._said_since(position, "haproxy goes on with what it ran before"))
-        return process.pid
+        return after
 
     async def stop(self) -> None:
         """
@@ -285,6 +291,21 @@ class Haproxy:
         finally:
             self._stopping = False
         await self._blocking.run(store.forget_process, self._files)
+
+    async def last_load_worked(self) -> bool:
+        """Does the worker that accepts connections run what the master was last given?"""
+        return (await self._processes(self._reactor.seconds() + READY_TIMEOUT)).current is not None
+
+    async def server_state(self) -> bytes:
+        """
+        What haproxy takes back from a C{server-state-file} (management guide, 9.3), ending in a newline.
+
+        @raise NoAnswer: if it does not tell.
+        """
+        answer = await ask(self._reactor, self._files.stats_socket, b"show servers state\n", timeout=STATE_TIMEOUT)
+        if not answer.startswith(b"1\n#"):
+            raise NoAnswer("the answer is no server state")
+        return answer.rstrip(b"\n") + b"\n"
 
     async def adopt(self) -> bool:
         """

@@ -14,6 +14,7 @@ from amphora.loadbalancer.errors import InstanceNotFound, LoadBalancerError
 from amphora.loadbalancer.instance import Instance, InstanceStatus, Surroundings
 from amphora.loadbalancer.sample import InstanceSample
 from amphora.loadbalancer.store import Store
+from amphora.network.bind import Bind
 
 T = TypeVar("T")
 
@@ -81,7 +82,10 @@ class Instances:
             if not instance.exists:
                 self._known.pop(instance_id, None)
 
-        instance = Instance(instance_id, self._store.files(instance_id), self._surroundings, settled)
+        def holder(bind: Bind) -> str | None:
+            return next((other.instance_id for other in self._known.values() if other.holds(bind)), None)
+
+        instance = Instance(instance_id, self._store.files(instance_id), self._surroundings, settled, holder)
         self._known[instance_id] = instance
         return instance
 

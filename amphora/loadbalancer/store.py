@@ -28,6 +28,7 @@ from amphora.files import (
     sync_directory,
     write_synced,
 )
+from amphora.loadbalancer.haproxy_config import HaproxyConfig, parse_config
 
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 LOG_LIMIT = 1024 * 1024
@@ -69,13 +70,28 @@ class InstanceFiles:
         return beside(self.config)
 
     @property
-    def overlay(self) -> Path:
-        """What this agent adds to the uploaded configuration."""
-        return self.directory / "agent.cfg"
+    def overlay_candidate(self) -> Path:
+        """The overlay under which a candidate is checked."""
+        return beside(self.overlay)
 
     @property
-    def overlay_candidate(self) -> Path:
-        return beside(self.overlay)
+    def running(self) -> Path:
+        """
+        The configuration that haproxy is given: the uploaded one as it was at the last start or reload.
+
+        So what last ran is kept when an upload turns out not to start.
+        """
+        return self.directory / "running.cfg"
+
+    @property
+    def previous(self) -> Path:
+        """What ran before, while it is not yet known whether the running configuration works."""
+        return self.directory / "previous.cfg"
+
+    @property
+    def overlay(self) -> Path:
+        """What this agent adds to the running configuration."""
+        return self.directory / "agent.cfg"
 
     @property
     def pid_file(self) -> Path:
@@ -193,16 +209,15 @@ def stage_configuration(files: InstanceFiles, spooled: Path, overlay: bytes) -> 
 
 def accept_configuration(files: InstanceFiles, state: InstanceState) -> None:
     """
-    The staged upload becomes the configuration.
+    The staged upload becomes the configuration; what runs goes on with its own.
 
-    All that needs room on the disk is written first, so that a full one changes nothing.  Then the overlay goes
-    first: an old configuration under a new overlay loads, the other way round might not.
+    All that needs room on the disk is written first, so that a full one changes nothing.
 
     @raise OSError: as the system says; the staged upload is gone then.
     """
     try:
         write_synced(beside(files.state), _encode_state(state))
-        rename_synced(files.overlay_candidate, files.overlay)
+        files.overlay_candidate.unlink()
         rename_synced(files.candidate, files.config)
         rename_synced(beside(files.state), files.state)
     except OSError:
@@ -227,6 +242,51 @@ def _unstage(files: InstanceFiles) -> None:
             path.unlink(missing_ok=True)
         # Of an instance that was not there before, nothing is left.
         files.directory.rmdir()
+
+
+def begin_run(files: InstanceFiles, overlay: bytes) -> None:
+    """
+    Give the uploaded configuration to haproxy, and keep what ran before until L{confirm_run}.
+
+    A file is never changed in place, so that links serve as copies.
+    """
+    if files.running.exists() and not files.previous.exists():
+        os.link(files.running, files.previous)
+    _run(files, overlay, files.config)
+
+
+def _run(files: InstanceFiles, overlay: bytes, config: Path) -> None:
+    new = beside(files.running)
+    new.unlink(missing_ok=True)
+    os.link(config, new)
+    replace_file(files.overlay, overlay)
+    rename_synced(new, files.running)
+    # Renaming one name of a file over another name of it does nothing: see rename(2).
+    new.unlink(missing_ok=True)
+
+
+def confirm_run(files: InstanceFiles) -> None:
+    """The running configuration works: what ran before is not needed any more."""
+    files.previous.unlink(missing_ok=True)
+
+
+def return_run(files: InstanceFiles, overlay: bytes) -> None:
+    """The running configuration does not work: what ran before, if anything did, takes its place again."""
+    if files.previous.exists():
+        replace_file(files.overlay, overlay)
+        rename_synced(files.previous, files.running)
+        files.previous.unlink(missing_ok=True)
+    else:
+        files.running.unlink(missing_ok=True)
+        files.overlay.unlink(missing_ok=True)
+
+
+def read_config(path: Path) -> HaproxyConfig | None:
+    """What a configuration file says; None where there is no such file."""
+    try:
+        return parse_config(path.read_bytes())
+    except FileNotFoundError:
+        return None
 
 
 def log_size(files: InstanceFiles) -> int:

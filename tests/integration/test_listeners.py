@@ -230,14 +230,15 @@ class ListenerRouteTests(RouteTestCase):
         await self.assert_answer("PUT", f"/listeners/{balancer.listener_id}/stop", 500, failed)
 
     async def test_start_fails(self) -> None:
-        """A start that fails is answered with haproxy's words; nothing runs then and the listener is STOPPED."""
+        """A start on an address that another listener has names that one; nothing runs then, and it is STOPPED."""
         holder = await self.running(LoadBalancer(members=(self.new_member(),)))
         balancer = LoadBalancer(port=holder.port)
         await self.client.upload_haproxy(balancer.listener_id, balancer.config())
         answer = await self.call("PUT", f"/listeners/{balancer.listener_id}/start")
         self.assertEqual((500, "Error starting haproxy"), (answer.status, answer.json["message"]))
         self.assertIn(
-            f"cannot bind socket (Address already in use) for [127.0.0.1:{holder.port}]", answer.json["details"]
+            f"cannot bind 127.0.0.1:{holder.port} (Address already in use): listener {holder.listener_id} has it",
+            answer.json["details"],
         )
         self.assertIsNone(self.agent.haproxy(balancer.listener_id))
         status = await self.client.listener(balancer.listener_id)
