@@ -115,7 +115,7 @@ def parse_config(content: bytes) -> HaproxyConfig:
             frontends.append(
                 FrontendConfig(
                     name=section.name,
-                    mode=_mode(section, default_mode),
+                    mode=_mode(section, named_modes.get(section.base, default_mode)),
                     tls=any("ssl" in words[2:] for words in binds),
                     binds=tuple(bind for words in binds if len(words) > 1 for bind in _binds(words)),
                 )
