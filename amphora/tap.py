@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from twisted.application.service import IService
+from twisted.internet.defer import DeferredSemaphore
 from twisted.internet.interfaces import IReactorCore
 from twisted.logger import Logger
 from twisted.python.usage import Options as UsageOptions
@@ -29,6 +30,7 @@ from amphora.health.counters import Counters
 from amphora.health.sender import HeartbeatSender
 from amphora.loadbalancer.final_logs import LogDestination, Nowhere, Syslog
 from amphora.loadbalancer.haproxy import Haproxy, HaproxyProgram
+from amphora.loadbalancer.housekeeping import Housekeeping
 from amphora.loadbalancer.instance import STATS_TIMEOUT, Surroundings
 from amphora.loadbalancer.instances import Instances
 from amphora.loadbalancer.notify import NotifySocket
@@ -37,6 +39,9 @@ from amphora.process import ProcessIdentity, boot_id
 from amphora.system.haproxy_version import HaproxyVersion
 
 DEFAULT_CONFIG = "/etc/octavia/amphora-agent.conf"
+
+_STARTS_AT_ONCE = 4
+"""How many haproxies an agent starts at a time after a reboot."""
 
 _log = Logger()
 
@@ -87,6 +92,7 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         return Haproxy(reactor, blocking, program, notify, files, died)
 
     instances = Instances(
+        settings.haproxy_cmd,
         store,
         Surroundings(
             reactor=reactor,
@@ -95,6 +101,8 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
             logs=_log_destination(settings),
             amphora_id=settings.amphora_id,
             namespace=settings.network_namespace,
+            base_path=store.base_path,
+            starts=DeferredSemaphore(_STARTS_AT_ONCE),
             as_root=os.geteuid() == 0,
             require_memory_fs=settings.require_memory_fs,
             changed=lambda: heartbeats.beat_now() if settings.heartbeat_on_change else None,
@@ -121,7 +129,11 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         samples=lambda: instances.samples(min(STATS_TIMEOUT, settings.heartbeat_interval / 4)),
         counters=Counters(store.base_path, boot_id=boot_id(), agent_started=ProcessIdentity.current().started),
     )
-    speakers: list[IService] = [ApiService(reactor, site, tls, settings.bind_host, settings.bind_port), heartbeats]
+    speakers: list[IService] = [
+        ApiService(reactor, site, tls, settings.bind_host, settings.bind_port),
+        heartbeats,
+        Housekeeping(reactor, instances),
+    ]
     if settings.heartbeat_on_change:
         speakers.append(
             ChangeWatcher(

@@ -35,6 +35,9 @@ _SECTIONS = frozenset(
     )
 )
 
+_LONGEST_LINE = 64 * 1024
+"""Characters: haproxy itself reads lines of 2 kB, and a word of megabytes would hold everything else up."""
+
 # haproxy configuration manual, 2.2: words are parted by blanks; quotes and a backslash take a blank's meaning
 # away; a hash begins a comment.  Blanks are those of ASCII, and only a line feed ends a line.
 _BLANKS = re.compile(r"\s*", re.ASCII)
@@ -168,7 +171,7 @@ def _mode(section: _Section, default: str) -> str:
 def _sections(text: str) -> list[_Section]:
     sections = [_Section("", "")]
     for line in text.split("\n"):
-        words = _words(line)
+        words = _words(line[:_LONGEST_LINE])
         if not words:
             continue
         if words[0] in _SECTIONS:

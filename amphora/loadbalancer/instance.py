@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from attrs import define, evolve, field, frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
@@ -39,6 +41,7 @@ from amphora.loadbalancer.haproxy import (
     overlay_for,
 )
 from amphora.loadbalancer.haproxy_config import HaproxyConfig, parse_config
+from amphora.loadbalancer.processes import Family
 from amphora.loadbalancer.sample import InstanceSample
 from amphora.loadbalancer.sockets import NoAnswer, ask
 from amphora.loadbalancer.stats import QUESTION, Stats, UnreadableStats, parse_stats
@@ -84,6 +87,9 @@ class Surroundings:
     logs: LogDestination
     amphora_id: str
     namespace: str
+    base_path: Path
+    starts: DeferredSemaphore
+    """Lets through as many starts as the machine bears at once, where nobody asked for them one by one."""
     as_root: bool
     require_memory_fs: bool
     changed: Callable[[], None]
@@ -137,8 +143,8 @@ class Instance:
 
     @property
     def exists(self) -> bool:
-        """Was a configuration uploaded for it, valid or not, and it was not deleted since?"""
-        return (self._config is not None or self._state.refused) and not self._state.deleted
+        """Was a configuration uploaded for it, valid or not, and was all of it not taken away since?"""
+        return self._config is not None or self._state.refused or self._state.deleted
 
     def holds(self, bind: Bind) -> bool:
         """Does its haproxy listen on an address that nobody else could have beside it?"""
@@ -147,7 +153,7 @@ class Instance:
 
     @property
     def should_run(self) -> bool:
-        return self._state.should_run and self._config is not None
+        return self._state.should_run and self._config is not None and not self._state.deleted
 
     async def status(self) -> InstanceStatus:
         """
@@ -157,7 +163,7 @@ class Instance:
         status: Status = "ERROR"
         if self.should_run and stats is not None and self._shortcoming is None:
             status = "ACTIVE"
-        elif self._config is not None and not self._state.should_run and self._haproxy.process is None:
+        elif self._config is not None and not (self._state.should_run or self._state.deleted or self._haproxy.process):
             status = "STOPPED"
         kind = "TCP" if self._config is None else self._config.listener_type
         return InstanceStatus(self.instance_id, status, kind, stats)
@@ -198,7 +204,7 @@ class Instance:
         @param spooled: The upload, in a file of ours that is used up.
         @raise InvalidConfiguration: with haproxy's words; everything stays as it was.
         """
-        return self._jobs.run(lambda: self._upload(amphora_id, spooled))
+        return self._run_job(lambda: self._upload(amphora_id, spooled))
 
     def act(self, action: Action) -> Deferred[str]:
         """
@@ -208,16 +214,16 @@ class Instance:
         @raise ActionFailed: with haproxy's words.
         """
         work: dict[Action, Work[str]] = {"start": self._start, "stop": self._stop, "reload": self._reload}
-        return self._jobs.run(work[action])
+        return self._run_job(work[action])
 
     def delete(self) -> Deferred[None]:
         """End it and take away all that there is of it."""
-        return self._jobs.run(self._delete)
+        return self._run_job(self._delete)
 
     def put_certificate(self, filename: str, content: bytes) -> Deferred[None]:
         """@raise BadFilename, BadPEM, InstanceNotFound, StorageFailed: and nothing is changed."""
         certificates.check_filename(filename)
-        return self._jobs.run(lambda: self._put_certificate(filename, content))
+        return self._run_job(lambda: self._put_certificate(filename, content))
 
     def certificate_md5(self, filename: str) -> Deferred[str]:
         """@raise BadFilename, InstanceNotFound, CertificateNotFound, StorageFailed: as they say."""
@@ -234,13 +240,17 @@ class Instance:
             self._require_existence()
             return await self._store("certificate", lambda: work(self._files.certificates, filename))
 
-        return self._jobs.run(job)
+        return self._run_job(job)
 
     # When the agent starts and ends
 
-    def adopt(self) -> Deferred[None]:
-        """Find out what an earlier agent left, and bring what runs into line with what should run."""
-        return self._jobs.run(self._adopt)
+    def adopt(self, family: Family) -> Deferred[None]:
+        """
+        Find out what an earlier agent left.  What should run and does not is started in a job of its own.
+
+        @param family: The processes that have this instance's files.
+        """
+        return self._run_job(lambda: self._adopt(family))
 
     async def release(self) -> None:
         """The agent ends: jobs are finished, haproxy is left alone."""
@@ -260,21 +270,26 @@ class Instance:
             return config
 
         config = await self._store("configuration", stage)
+        objection = self._objection(config)
+        if objection is not None:
+            await self._refuse()
+            raise InvalidConfiguration(objection)
         try:
             result = await self._haproxy.check(
                 self._files.candidate, self._files.overlay_candidate, peer_name(amphora_id)
             )
         except HaproxyFailed as error:
-            await self._refuse()
+            # It was not judged: nothing is remembered of it.
+            await self._store("configuration", lambda: store.unstage(self._files))
             raise ActionFailed("check", str(error)) from error
         if not result.succeeded:
             await self._refuse()
             raise InvalidConfiguration(
-                result.output.strip()
+                (result.output.strip() or f"haproxy -c ended with {result.exit_code}")
                 .replace(str(self._files.candidate), self._files.config.name)
                 .replace(str(self._files.overlay_candidate), self._files.overlay.name)
             )
-        state = evolve(self._state, amphora_id=amphora_id, refused=False)
+        state = evolve(self._state, amphora_id=amphora_id, refused=False, deleted=False)
         await self._store("configuration", lambda: store.accept_configuration(self._files, state))
         self._state, self._config = state, config
         self._log.info(
@@ -283,6 +298,18 @@ class Instance:
             frontends=len(config.frontends),
             members=config.members,
         )
+
+    def _objection(self, config: HaproxyConfig) -> str | None:
+        """What is wrong with a configuration that haproxy itself would take; None where nothing is."""
+        if not config.frontends:
+            return "The configuration has no frontend or listen section"
+        base = self._surroundings.base_path
+        ours = (self._files.stats_socket, self._files.master_socket)
+        for path in (Path(os.path.normpath(socket)) for socket in config.stats_sockets):
+            own = path == base / f"{self.instance_id}.sock" or path.parent == self._files.directory
+            if path.is_relative_to(base) and (path in ours or not own):
+                return f"The stats socket {path} is not this listener's to make"
+        return None
 
     async def _refuse(self) -> None:
         state = evolve(self._state, refused=self._config is None)
@@ -346,14 +373,22 @@ class Instance:
     async def _stop(self) -> str:
         self._require_existence()
         self._cancel_restart()
-        await self._remember(evolve(self._state, should_run=False))
         if self._running is not None:
             await self._save_server_state(self._running)
+        problem: StorageFailed | None = None
+        try:
+            await self._remember(evolve(self._state, should_run=False))
+        except StorageFailed as error:
+            # A full disk keeps nothing running.
+            problem = error
+            self._state = evolve(self._state, should_run=False)
         try:
             await self._haproxy.stop()
         except (HaproxyFailed, HaproxyNotFound) as error:
             raise ActionFailed("stop", str(error)) from error
         self._shortcoming = None
+        if problem is not None:
+            raise problem
         self._log.info("{instance}: haproxy stopped", instance=self.instance_id)
         self._surroundings.changed()
         return f"haproxy daemon for {self.instance_id} stopped"
@@ -367,6 +402,9 @@ class Instance:
         @return: Its process id.
         @raise HaproxyFailed: if it does not come up; what ran before is what would run next, then.
         """
+        await self._haproxy.look_around()
+        if self._haproxy.process is not None:
+            return self._haproxy.process.pid
         await self._require_loadable(config)
         await self._store("configuration", lambda: store.begin_run(self._files, self._overlay(config)))
         try:
@@ -452,7 +490,7 @@ class Instance:
         self._restart = self._surroundings.reactor.callLater(pause, self._restart_now)
 
     def _restart_now(self) -> None:
-        self._jobs.run(self._bring_up).addErrback(
+        self._surroundings.starts.run(lambda: self._run_job(self._bring_up)).addErrback(
             lambda reason: self._log.error(
                 "{instance}: cannot be started again: {reason}",
                 instance=self.instance_id,
@@ -480,16 +518,20 @@ class Instance:
     async def _delete(self) -> None:
         self._require_existence()
         self._cancel_restart()
-        # From here on the next agent would finish what we can not.
-        await self._remember(evolve(self._state, should_run=False, deleted=True))
+        # From here on the next agent would finish what we can not.  Where not even that can be written down, what
+        # follows makes room.
+        with suppress(StorageFailed):
+            await self._remember(evolve(self._state, should_run=False, deleted=True))
+        self._state = evolve(self._state, should_run=False, deleted=True)
         await self._finish_deletion()
 
     async def _finish_deletion(self) -> None:
-        if self._haproxy.process is not None:
-            try:
+        try:
+            await self._haproxy.look_around()
+            if self._haproxy.process is not None:
                 await self._haproxy.stop()
-            except HaproxyFailed as error:
-                raise ActionFailed("stop", str(error)) from error
+        except HaproxyFailed as error:
+            raise ActionFailed("stop", str(error)) from error
         sockets = () if self._config is None else self._config.stats_sockets
 
         def remove() -> None:
@@ -498,14 +540,15 @@ class Instance:
             store.remove_instance(self._files, sockets)
 
         await self._store("deletion", remove)
-        self._config, self._state = None, InstanceState()
+        self._config, self._running, self._state = None, None, InstanceState()
+        self._surroundings.changed()
         self._log.info("{instance}: deleted", instance=self.instance_id)
 
     async def _put_certificate(self, filename: str, content: bytes) -> None:
         self._require_existence()
-        certificates.check_pem(content)
 
         def write() -> None:
+            certificates.check_pem(content)
             if self._surroundings.require_memory_fs and not on_memory_file_system(self._files.certificates):
                 raise StorageFailed(
                     "certificate", f"{self._files.certificates.parent} is not on a memory file system (tmpfs or ramfs)"
@@ -515,7 +558,7 @@ class Instance:
         await self._store("certificate", write)
         self._log.info("{instance}: stored certificate {filename}", instance=self.instance_id, filename=filename)
 
-    async def _adopt(self) -> None:
+    async def _adopt(self, family: Family) -> None:
         def look() -> tuple[InstanceState, HaproxyConfig | None, HaproxyConfig | None, bool]:
             return (
                 store.load_state(self._files),
@@ -525,14 +568,14 @@ class Instance:
             )
 
         self._state, self._config, self._running, unsure = await self._store("configuration", look)
-        await self._haproxy.adopt()
+        await self._haproxy.adopt(family)
         process = self._haproxy.process
         if self._state.deleted:
             await self._finish_deletion()
         elif process is None:
             if self.should_run:
                 self._log.warn("{instance}: should run and does not; starting it", instance=self.instance_id)
-            await self._bring_up()
+                self._restart_later()
         elif not self._state.should_run:
             self._log.info(
                 "{instance}: its haproxy, process {pid}, should not run; stopping it",
@@ -557,6 +600,17 @@ class Instance:
 
     # What the jobs are made of
 
+    def _run_job(self, work: Work[T]) -> Deferred[T]:
+        async def job() -> T:
+            try:
+                return await work()
+            except OSError as error:
+                # A log or a pid file that cannot be read or written; what matters more is told in its own words.
+                self._log.error("{instance}: {error}", instance=self.instance_id, error=error)
+                raise StorageFailed("state", str(error.strerror or error)) from error
+
+        return self._jobs.run(job)
+
     async def _require_loadable(self, config: HaproxyConfig) -> None:
         """
         Judge the uploaded configuration again before haproxy is given it: what it names (certificates, addresses) may
@@ -579,6 +633,11 @@ class Instance:
             taken = await self._surroundings.blocking.run(conflicts, wanted, self._surroundings.namespace)
         except OSError as error:
             raise HaproxyFailed(f"the network namespace cannot be entered: {error.strerror}") from error
+        if self._haproxy.process is not None:
+            try:
+                await self._surroundings.blocking.run(store.require_socket_room, self._files, config.stats_sockets)
+            except OSError as error:
+                raise HaproxyFailed(f"there is no room for haproxy's sockets: {error.strerror}") from error
         if taken:
             raise HaproxyFailed("\n".join(sorted(self._conflict_text(conflict) for conflict in taken)))
 

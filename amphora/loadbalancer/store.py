@@ -8,6 +8,7 @@ others are ours.  All functions that touch a disk may block: they are called thr
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import re
@@ -115,6 +116,10 @@ class InstanceFiles:
         return self.directory / "instance.json"
 
 
+class BasePathTaken(Exception):
+    """Another agent works on the same files."""
+
+
 @frozen
 class Store:
     """All instances' files below a base path and a certificate path."""
@@ -126,6 +131,21 @@ class Store:
     def spool(self) -> Path:
         """Where uploads are collected: on the file system of their places, so that they can be renamed there."""
         return self.base_path / "spool"
+
+    def lock(self) -> int:
+        """
+        Claim the base path for this agent, until the descriptor is closed or the process ends.
+
+        @raise BasePathTaken: if another agent has it: two of them would take each other's haproxies for dead.
+        """
+        self.base_path.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.base_path / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise BasePathTaken(f"another agent runs with base_path {self.base_path}") from None
+        return handle
 
     @property
     def notify_socket(self) -> Path:
@@ -141,6 +161,8 @@ class Store:
             for directory in parent.iterdir():
                 if UUID.fullmatch(directory.name) and not directory.is_symlink():
                     remove_unfinished(directory)
+                    with suppress(OSError):
+                        directory.rmdir()
 
     def files(self, instance_id: str) -> InstanceFiles:
         return InstanceFiles(instance_id, self.base_path / instance_id, self.base_cert_dir / instance_id)
@@ -203,7 +225,7 @@ def stage_configuration(files: InstanceFiles, spooled: Path, overlay: bytes) -> 
         os.chmod(spooled, 0o600)
         rename_synced(spooled, files.candidate)
     except OSError:
-        _unstage(files)
+        unstage(files)
         raise
 
 
@@ -221,7 +243,7 @@ def accept_configuration(files: InstanceFiles, state: InstanceState) -> None:
         rename_synced(files.candidate, files.config)
         rename_synced(beside(files.state), files.state)
     except OSError:
-        _unstage(files)
+        unstage(files)
         raise
 
 
@@ -231,12 +253,13 @@ def refuse_configuration(files: InstanceFiles, state: InstanceState) -> None:
 
     @raise OSError: as the system says, if that could not be remembered.
     """
-    _unstage(files)
+    unstage(files)
     if not files.config.exists() or load_state(files) != state:
         save_state(files, state)
 
 
-def _unstage(files: InstanceFiles) -> None:
+def unstage(files: InstanceFiles) -> None:
+    """The staged upload goes away, and of an instance that was not there before, all of it."""
     with suppress(OSError):
         for path in (files.candidate, files.overlay_candidate, beside(files.state)):
             path.unlink(missing_ok=True)
@@ -279,6 +302,23 @@ def return_run(files: InstanceFiles, overlay: bytes) -> None:
     else:
         files.running.unlink(missing_ok=True)
         files.overlay.unlink(missing_ok=True)
+
+
+def require_socket_room(files: InstanceFiles, sockets: tuple[Path, ...]) -> None:
+    """
+    Make sure that haproxy can make its sockets anew: where it cannot, a reload ends it.
+
+    @raise OSError: as the system says.
+    """
+    for directory in {files.directory, *(path.parent for path in sockets)}:
+        trial, second = directory / ".trial", directory / ".trial.bak"
+        try:
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.bind(str(trial))
+            os.link(trial, second)
+        finally:
+            for path in (trial, second):
+                path.unlink(missing_ok=True)
 
 
 def read_config(path: Path) -> HaproxyConfig | None:

@@ -258,6 +258,8 @@ class LoadBalancer:
     extra_binds: tuple[str, ...] = ()
     extra_global: tuple[str, ...] = ()
     extra_defaults: tuple[str, ...] = ()
+    extra_servers: int = 0
+    """How many servers there are beside the members, in a backend of their own that nobody uses."""
 
     def config(self) -> bytes:
         binds = [f"bind 127.0.0.1:{self.port} {self.bind_options}", *(f"bind {bind}" for bind in self.extra_binds)]
@@ -280,6 +282,8 @@ class LoadBalancer:
                 f"    default_backend {self.pool_id}:{self.listener_id}",
                 f"backend {self.pool_id}:{self.listener_id}",
                 *(f"    {server}" for server in servers),
+                *(["backend unused"] if self.extra_servers else []),
+                *(f"    server s{number} 127.0.0.1:9 weight 1" for number in range(self.extra_servers)),
                 "",
             ]
         ).encode()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import signal
 import socket
+import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -123,6 +126,18 @@ class ReloadTests(SupervisionTestCase):
             self.assertIn(b"200 OK", await get(balancer.port))
             self.assertEqual(2, len(self.agent.all_haproxies()))
 
+    async def test_hung_master(self) -> None:
+        """A master that hangs is a 500 that says so, in bounded time; when it goes on, so do reloads."""
+        balancer = await self.running(LoadBalancer(members=(self.new_member(),)))
+        master = self.master(balancer)
+        master.send_signal(signal.SIGSTOP)
+        with self.assertRaises(AmphoraFailed) as raised:
+            await self.client.reload(balancer.listener_id)
+        self.assertIn("did not finish the reload within 10", raised.exception.details)
+        self.assertIn(b"200 OK", await get(balancer.port))
+        master.send_signal(signal.SIGCONT)
+        await self.client.reload(balancer.listener_id)
+
     async def test_A4_twenty_reloads(self) -> None:
         """With one idle client held open over twenty reloads one old worker lingers, which the log tells."""
         balancer = await self.running(LoadBalancer(mode="tcp", members=(self.new_member(),)))
@@ -210,6 +225,17 @@ class RestartTests(SupervisionTestCase):
         await self.until_active(balancer)
         self.assertIn(b"200 OK", await get(balancer.port))
 
+    async def test_worker_that_outlives_its_master(self) -> None:
+        """A stopped worker, which would hold its addresses for ever, is ended before haproxy is started again."""
+        balancer = await self.running(LoadBalancer(members=(self.new_member(),)))
+        master = self.master(balancer)
+        (worker,) = master.children()
+        worker.send_signal(signal.SIGSTOP)
+        master.send_signal(signal.SIGKILL)
+        await self.ended(worker)
+        await self.until_active(balancer)
+        self.assertIn(b"200 OK", await get(balancer.port))
+
     async def test_back_off(self) -> None:
         """What cannot be started is tried again after pauses that grow, is ERROR meanwhile, and comes back then."""
         balancer = await self.running(LoadBalancer())
@@ -268,10 +294,10 @@ class RestartTests(SupervisionTestCase):
             process.send_signal(signal.SIGKILL)
         await wait_until(lambda: not self.agent.all_haproxies(), "haproxies to end")
         await self.agent.start()
+        await wait_until(lambda: "haproxy runs the one from before" in self.agent.log, "what ran before to run")
         self.assertIn(b"200 OK", await get(balancer.port))
         self.assertEqual("ERROR", await self.status(balancer))
         self.assertEqual(taken.config(), await self.client.haproxy(balancer.listener_id))
-        self.assertIn("haproxy runs the one from before", self.agent.log)
         await self.client.upload_haproxy(balancer.listener_id, balancer.config())
         await self.client.reload(balancer.listener_id)
         self.assertEqual("ACTIVE", await self.status(balancer))
@@ -297,3 +323,75 @@ class StopTests(SupervisionTestCase):
                 connections.enter_context(socket.create_connection(("127.0.0.1", balancer.port), timeout=PATIENCE))
             await self.client.delete(balancer.listener_id)
         self.assertEqual([], self.agent.all_haproxies())
+
+
+@requires("root", "haproxy")
+class FullDiskTests(SupervisionTestCase):
+    """The base path is on a small file system that fills up (E2)."""
+
+    async def setUp(self) -> None:  # type: ignore[override]
+        # First in, last out: the agent and its haproxies have ended by then.
+        self.addCleanup(self.unmount)
+        AgentTestCase.setUp(self)
+        self.agent.base_path.mkdir()
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=512k,nr_inodes=60", "tmpfs", str(self.agent.base_path)], check=True
+        )
+        await self.agent.start()
+
+    def unmount(self) -> None:
+        subprocess.run(["umount", str(self.agent.base_path)], check=True)
+        shutil.rmtree(self.directory)
+
+    def fill(self) -> list[Path]:
+        """Leave no room, and no place for a file."""
+        made = []
+        try:
+            for number in range(100):
+                path = self.agent.base_path / f"fill{number}"
+                made.append(path)
+                path.write_bytes(b"x" * 100_000)
+        except OSError:
+            pass
+        try:
+            for number in range(100, 200):
+                path = self.agent.base_path / f"fill{number}"
+                path.touch()
+                made.append(path)
+        except OSError:
+            pass
+        return made
+
+    async def test_full(self) -> None:
+        """Nothing is accepted, nothing is lost, haproxy goes on; stop and delete work; room brings all of it back."""
+        balancer = await self.running(LoadBalancer(members=(self.new_member(),)))
+        doomed = await self.running(LoadBalancer())
+        filling = self.fill()
+        other = evolve(balancer, extra_binds=(f"127.0.0.2:{balancer.port}",))
+        for attempt in (
+            lambda: self.client.upload_haproxy(balancer.listener_id, other.config()),
+            lambda: self.client.upload_haproxy(new_id(), LoadBalancer().config()),
+            lambda: self.client.reload(balancer.listener_id),
+        ):
+            with self.assertRaises(AmphoraFailed) as raised:
+                await attempt()
+            self.assertIn("No space left on device", raised.exception.details)
+        self.assertIn(b"200 OK", await get(balancer.port))
+        self.assertEqual("ACTIVE", await self.status(balancer))
+        self.assertEqual(balancer.config(), await self.client.haproxy(balancer.listener_id))
+        await self.client.delete(doomed.listener_id)
+        self.assertEqual(2, len(self.agent.all_haproxies()))
+        for path in filling:
+            path.unlink(missing_ok=True)
+        await self.client.upload_haproxy(balancer.listener_id, other.config())
+        await self.client.reload(balancer.listener_id)
+        self.assertIn(b"200 OK", await get(balancer.port))
+
+    async def test_stop(self) -> None:
+        """A full disk keeps no haproxy running that was told to stop."""
+        balancer = await self.running(LoadBalancer())
+        self.fill()
+        with contextlib.suppress(AmphoraFailed):
+            await self.client.stop(balancer.listener_id)
+        self.assertEqual([], self.agent.all_haproxies())
+        self.assertEqual("STOPPED", await self.status(balancer))
