@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from twisted.application.service import IService, MultiService
@@ -15,7 +16,7 @@ from amphora.files import on_memory_file_system
 from amphora.loadbalancer.haproxy import IHaproxyReactor
 from amphora.loadbalancer.instances import Instances
 from amphora.loadbalancer.notify import INotifyReactor, NotifySocket
-from amphora.loadbalancer.store import Store
+from amphora.loadbalancer.store import BasePathTaken, Store
 from amphora.network.namespace import NamespaceUnusable, ensure_namespace
 
 
@@ -55,12 +56,14 @@ class Agent(MultiService):
         self._speakers = speakers
         self._give_up = give_up
         self._beginning: Deferred[None] | None = None
+        self._lock: int | None = None
 
     def startService(self) -> None:
         super().startService()
         self._beginning = Deferred.fromCoroutine(self._begin()).addErrback(self._failed)
 
     async def _begin(self) -> None:
+        self._lock = await self._blocking.run(self._store.lock)
         await self._blocking.run(self._store.prepare)
         if self._namespace:
             await ensure_namespace(self._reactor, self._namespace)
@@ -78,7 +81,7 @@ class Agent(MultiService):
             self._log.info("The amphora agent is ready")
 
     def _failed(self, reason: Failure) -> None:
-        if reason.check(NamespaceUnusable, CannotListenError, OSError):
+        if reason.check(BasePathTaken, NamespaceUnusable, CannotListenError, OSError):
             self._log.critical("The amphora agent cannot start: {reason}", reason=reason.getErrorMessage())
         else:
             self._log.failure("The amphora agent cannot start", reason)
@@ -94,3 +97,6 @@ class Agent(MultiService):
         await speakers_stopped
         await self._instances.release()
         await self._notify.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None

@@ -48,7 +48,7 @@ class JobQueue:
                 self._log.error(
                     "{name}: a job failed whose client had gone away: {reason}",
                     name=self._name,
-                    reason=reason.getErrorMessage(),
+                    reason=repr(reason.value),
                 )
 
         def ended(_: object) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from twisted.application.service import IService
+from twisted.internet.defer import DeferredSemaphore
 from twisted.internet.interfaces import IReactorCore
 from twisted.logger import Logger
 from twisted.python.usage import Options as UsageOptions
@@ -24,10 +25,12 @@ from amphora.api.tls import BadTLSFiles, MutualTLS, TLSFiles
 from amphora.api.v0_1 import V01
 from amphora.blocking import InThreads, IThreadedReactor
 from amphora.config import ConfigError, Settings, load_settings
+from amphora.health.changes import ChangeWatcher
 from amphora.health.counters import Counters
 from amphora.health.sender import HeartbeatSender
 from amphora.loadbalancer.final_logs import LogDestination, Nowhere, Syslog
 from amphora.loadbalancer.haproxy import Haproxy, HaproxyProgram
+from amphora.loadbalancer.housekeeping import Housekeeping
 from amphora.loadbalancer.instance import STATS_TIMEOUT, Surroundings
 from amphora.loadbalancer.instances import Instances
 from amphora.loadbalancer.notify import NotifySocket
@@ -36,6 +39,9 @@ from amphora.process import ProcessIdentity, boot_id
 from amphora.system.haproxy_version import HaproxyVersion
 
 DEFAULT_CONFIG = "/etc/octavia/amphora-agent.conf"
+
+_STARTS_AT_ONCE = 4
+"""How many haproxies an agent starts at a time after a reboot."""
 
 _log = Logger()
 
@@ -86,6 +92,7 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         return Haproxy(reactor, blocking, program, notify, files, died)
 
     instances = Instances(
+        settings.haproxy_cmd,
         store,
         Surroundings(
             reactor=reactor,
@@ -93,8 +100,12 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
             make_haproxy=make_haproxy,
             logs=_log_destination(settings),
             amphora_id=settings.amphora_id,
+            namespace=settings.network_namespace,
+            base_path=store.base_path,
+            starts=DeferredSemaphore(_STARTS_AT_ONCE),
             as_root=os.geteuid() == 0,
             require_memory_fs=settings.require_memory_fs,
+            changed=lambda: heartbeats.beat_now() if settings.heartbeat_on_change else None,
         ),
     )
     tls = MutualTLS(settings.client_auth, settings.agent_tls_protocol)
@@ -108,6 +119,30 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         spool=store,
         limits=Limits(body=settings.agent_request_read_timeout, body_size=settings.max_body_size),
     )
+    heartbeats = HeartbeatSender(
+        reactor=reactor,
+        blocking=blocking,
+        amphora_id=settings.amphora_id,
+        key=settings.heartbeat_key,
+        controllers=settings.controller_ip_port_list,
+        interval=settings.heartbeat_interval,
+        samples=lambda: instances.samples(min(STATS_TIMEOUT, settings.heartbeat_interval / 4)),
+        counters=Counters(store.base_path, boot_id=boot_id(), agent_started=ProcessIdentity.current().started),
+    )
+    speakers: list[IService] = [
+        ApiService(reactor, site, tls, settings.bind_host, settings.bind_port),
+        heartbeats,
+        Housekeeping(reactor, instances),
+    ]
+    if settings.heartbeat_on_change:
+        speakers.append(
+            ChangeWatcher(
+                reactor=reactor,
+                interval=settings.change_poll_interval,
+                samples=lambda: instances.samples(STATS_TIMEOUT),
+                changed=heartbeats.beat_now,
+            )
+        )
     return Agent(
         reactor,
         blocking=blocking,
@@ -115,19 +150,7 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         namespace=settings.network_namespace,
         notify=notify,
         instances=instances,
-        speakers=[
-            ApiService(reactor, site, tls, settings.bind_host, settings.bind_port),
-            HeartbeatSender(
-                reactor=reactor,
-                blocking=blocking,
-                amphora_id=settings.amphora_id,
-                key=settings.heartbeat_key,
-                controllers=settings.controller_ip_port_list,
-                interval=settings.heartbeat_interval,
-                samples=lambda: instances.samples(min(STATS_TIMEOUT, settings.heartbeat_interval / 4)),
-                counters=Counters(store.base_path, boot_id=boot_id(), agent_started=ProcessIdentity.current().started),
-            ),
-        ],
+        speakers=speakers,
         give_up=lambda: give_up(reactor),
     )
 

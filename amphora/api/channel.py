@@ -54,6 +54,8 @@ class Limits:
     idle: float = 75.0
     """Between two requests of a verified client."""
     body_size: int = 16 * 1024 * 1024
+    memory_body_size: int = 1024 * 1024
+    """Of bodies that are not haproxy configurations: they are kept, and read, in memory."""
     strangers: int = 256
     """Connections without a verified certificate, those in the handshake among them."""
     verified: int = 256
@@ -94,14 +96,14 @@ class ConnectionPools:
             oldest.abort()
 
     def admit(self, channel: AmphoraChannel) -> bool:
-        """A client was verified; False where there is no room for it."""
-        self.strangers.pop(channel, None)
+        """A client was verified; False where there is no room for it: it stays among the strangers then."""
         if len(self.verified) >= self._limits.verified:
             idle = next((other for other in self.verified if other.idle), None)
             if idle is None:
                 return False
             del self.verified[idle]
             idle.loseConnection()
+        self.strangers.pop(channel, None)
         self.verified[channel] = None
         return True
 
@@ -126,7 +128,7 @@ class AmphoraRequest(Request):
     def handleContentChunk(self, data: bytes) -> None:
         if self.channel.refused:
             return
-        if self.content.tell() + len(data) > self.channel.limits.body_size:
+        if self.content.tell() + len(data) > self.channel.body_limit:
             self.channel.refuse_size()
             return
         self.content.write(data)
@@ -215,9 +217,11 @@ class AmphoraChannel(HTTPChannel):
         self.transport.abortConnection()
 
     def loseConnection(self) -> None:
-        # A client that never ends its own side would otherwise keep the connection for good.
+        # A client that never ends its own side would otherwise keep the connection for good; one that reads a long
+        # answer slowly is given the time that it would have had to send it.
         if self._closing is None:
-            self._closing = self.callLater(self.limits.close, self.transport.abortConnection)
+            patience = self.limits.close if self.refused or self.idle else self.limits.body
+            self._closing = self.callLater(patience, self.transport.abortConnection)
         super().loseConnection()
 
     def _set_deadline(self, seconds: float | None, overdue: Callable[[], None] | None = None) -> None:
@@ -265,7 +269,7 @@ class AmphoraChannel(HTTPChannel):
             self.refuse(UNAUTHORIZED)
         elif self._full:
             self.refuse(FULL)
-        elif self.length is not None and self.length > self.limits.body_size:
+        elif self.length is not None and self.length > self.body_limit:
             self.refuse_size()
         else:
             self._set_deadline(self.limits.body, self._overdue)
@@ -277,22 +281,34 @@ class AmphoraChannel(HTTPChannel):
             super().allContentReceived()
 
     def requestDone(self, request: IRequest) -> None:
+        if self.site.closing:
+            self.persistent = False
         if self.persistent:
             self.idle = True
             self._set_deadline(self.limits.idle, self.loseConnection)
         super().requestDone(request)
 
+    @property
+    def body_limit(self) -> int:
+        """How large the body of the request may be whose headers have just arrived."""
+        limits = self.limits
+        if self._is_configuration():
+            return limits.body_size
+        return min(limits.body_size, limits.memory_body_size)
+
+    def _is_configuration(self) -> bool:
+        return is_configuration(self._command, self._path)
+
     def open_body(self) -> Body:
         """Where the body of the request whose headers have just arrived is kept."""
-        if is_configuration(self._command, self._path):
+        if self._is_configuration():
             return SpooledBody(self.site.blocking, self.site.spool, _ChannelFlow(self))
         return BytesIO()
 
     # Refusals
 
     def refuse_size(self) -> None:
-        limit = self.limits.body_size
-        self.refuse(ErrorAnswer(413, "Content Too Large", f"A body may have at most {limit} bytes"))
+        self.refuse(ErrorAnswer(413, "Content Too Large", f"A body may have at most {self.body_limit} bytes here"))
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         self.refuse(MALFORMED)
@@ -356,6 +372,8 @@ class AmphoraSite(Site):
         self.spool = spool
         self.verdicts = verdicts
         self._guard = RepeatGuard(reactor)
+        self.closing = False
+        """Set when the agent ends: each connection is closed once its request was answered."""
 
     def acceptableProtocols(self) -> list[bytes]:
         return [b"http/1.1"]

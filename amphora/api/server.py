@@ -8,6 +8,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IListeningPort, IReactorTCP, IReactorTime
 from twisted.internet.protocol import ServerFactory
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
@@ -15,6 +16,8 @@ from amphora.api.channel import AmphoraSite
 from amphora.api.tls import MutualTLS
 
 _BACKLOG = 1024
+_LAST_ANSWERS = 30.0
+"""Seconds for requests that are at work when the agent ends."""
 
 
 class IApiReactor(IReactorTCP, IReactorTime):
@@ -55,6 +58,14 @@ class ApiService(Service):
         listening, self._listening = self._listening, None
         if listening is not None:
             await maybeDeferred(listening.stopListening)
-        for channel in [*self._site.pools.strangers, *self._site.pools.verified]:
-            if channel.idle or channel in self._site.pools.strangers:
+        self._site.closing = True
+        pools = self._site.pools
+        for channel in [*pools.strangers, *pools.verified]:
+            if channel.idle or channel in pools.strangers:
                 channel.loseConnection()
+        # Whoever asked for something that is being done hears how it ended.
+        deadline = self._reactor.seconds() + _LAST_ANSWERS
+        while pools.verified and self._reactor.seconds() < deadline:
+            await deferLater(self._reactor, 0.05)
+        for channel in [*pools.verified]:
+            channel.abort()

@@ -81,7 +81,8 @@ def build_context(files: TLSFiles, client_auth: ClientAuth, protocol: str, callb
         context.use_certificate(own)
         for certificate in chain:
             context.add_extra_chain_cert(certificate)
-        context.use_privatekey(load_pem_private_key(_key_block(files), password=None))  # type: ignore[arg-type]
+        key = load_pem_private_key(_key_block(files), password=None, unsafe_skip_rsa_key_validation=True)
+        context.use_privatekey(key)  # type: ignore[arg-type]
         context.check_privatekey()
     except (SSL.Error, crypto.Error, ValueError, TypeError, UnsupportedAlgorithm):
         # OpenSSL's texts are not for readers, and may quote what was read.

@@ -269,8 +269,8 @@ class HeartbeatSender(Service):
         @param interval: Seconds from one heartbeat to the next.
         @param samples: Asks all instances that should be told of.  What takes longer than half an interval is not
             waited for.
-        @param phase: Which part of an interval, from 0 to 1, to wait before the first heartbeat, so that amphorae that
-            were started together do not all speak at once.
+        @param phase: Which part of an interval, from 0 to 1, to wait between the first heartbeat and the second, so
+            that amphorae that were started together do not all speak at once for good.
         @param look_up: Finds the address of a name and port, in a thread.
         """
         self._reactor = reactor
@@ -303,7 +303,11 @@ class HeartbeatSender(Service):
             missing = "heartbeat_key" if self._key is None else "controller_ip_port_list"
             self._log.warn("no heartbeats are sent: {option} is not set", option=missing)
             return
-        self._first = self._reactor.callLater(self._phase() * self._interval, self._loop.start, self._interval)
+        wait = self._phase() * self._interval
+        self._first = self._reactor.callLater(wait, self._loop.start, self._interval)
+        if wait > SHORTEST_GAP:
+            # A controller waits for a new amphora's first one.
+            self._extra = self._reactor.callLater(0, self._beat_between)
 
     def stopService(self) -> Deferred[None]:
         """
@@ -323,7 +327,8 @@ class HeartbeatSender(Service):
 
     def beat_now(self) -> None:
         """Send a heartbeat between the regular ones, at most one a second: what is asked for meanwhile shares it."""
-        if self._loop.running and not (self._extra is not None and self._extra.active()):
+        speaks = self.running and self._first is not None
+        if speaks and not (self._extra is not None and self._extra.active()):
             wait = max(0.0, self._began + SHORTEST_GAP - self._reactor.seconds())
             self._extra = self._reactor.callLater(wait, self._beat_between)
 

@@ -13,8 +13,7 @@ import os
 import pwd
 import re
 import signal
-from collections.abc import Awaitable, Callable
-from itertools import pairwise
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from attrs import define, field, frozen
@@ -27,6 +26,7 @@ from amphora.blocking import BlockingCalls
 from amphora.loadbalancer import store
 from amphora.loadbalancer.haproxy_config import HaproxyConfig
 from amphora.loadbalancer.notify import NotifySocket
+from amphora.loadbalancer.processes import Family, find_haproxies, given_files, runs
 from amphora.loadbalancer.sockets import ISocketReactor, NoAnswer, ask
 from amphora.loadbalancer.store import InstanceFiles
 from amphora.process import (
@@ -45,6 +45,7 @@ READY_TIMEOUT = 10.0
 STOP_TIMEOUT = 5.0
 """Seconds between asking haproxy to end and ending it."""
 KILL_TIMEOUT = 5.0
+STATE_TIMEOUT = 5.0
 _POLL = 0.05
 
 
@@ -79,6 +80,11 @@ class Processes:
     def current(self) -> Worker | None:
         return next((worker for worker in self.workers if worker.reloads == 0), None)
 
+    @property
+    def old(self) -> int:
+        """How many workers still finish the connections that they had before a reload."""
+        return sum(worker.reloads > 0 for worker in self.workers)
+
 
 def parse_processes(answer: bytes) -> Processes:
     """@raise NoAnswer: for an answer that is not a table of processes, as a master that is reloading gives."""
@@ -107,7 +113,7 @@ class HaproxyProgram:
     def start_command(self, files: InstanceFiles, peer: str) -> list[str]:
         return [
             *self._prefix,
-            *(self.path, "-Ws", "-f", str(files.config), "-f", str(files.overlay)),
+            *(self.path, "-Ws", "-f", str(files.running), "-f", str(files.overlay)),
             *("-p", str(files.pid_file), "-S", f"{files.master_socket},mode,600", "-L", peer),
         ]
 
@@ -117,11 +123,7 @@ class HaproxyProgram:
 
         A reload changes the command line, but neither the program nor the files that it was given.
         """
-        if process.executable() != os.path.realpath(self.path):
-            return False
-        words = process.command_line()
-        given = [value for option, value in pairwise(words) if option == "-f"]
-        return given == [str(files.config), str(files.overlay)]
+        return runs(process, self.path) and given_files(process) == [str(files.running), str(files.overlay)]
 
 
 def overlay_for(files: InstanceFiles, config: HaproxyConfig, *, as_root: bool) -> bytes:
@@ -213,43 +215,46 @@ class Haproxy:
         except TimeoutError:
             await self.stop()
             raise HaproxyFailed(
-                await self._said_since(position, f"haproxy was not ready within {patience:g} s and was ended")
+                await self._said_since(position, f"haproxy was not ready within {patience:.0f} s and was ended")
             ) from None
         if self.process is None:
             raise HaproxyFailed(await self._said_since(position, "haproxy ended while it started"))
         return pid
 
-    async def reload(self, members: int) -> int:
+    async def reload(self, members: int) -> Processes:
         """
         Let it load its files anew, without losing a connection, and wait for the outcome.
 
-        @return: The master's process id.
+        @return: The master's processes afterwards.
         @raise HaproxyFailed: if it still runs what it ran before, or ended.
         @raise HaproxyNotFound: if it does not run.
         """
         process = self._running()
         patience = _patience(members)
         deadline = self._reactor.seconds() + patience
-        before = await self._processes(deadline)
+        await self._blocking.run(store.trim_log, self._files)
         position = await self._blocking.run(store.log_size, self._files)
-        self._notify.forget(process.pid)
-        process.send_signal(signal.SIGUSR2)
         try:
+            before = await self._processes(deadline)
+            self._notify.forget(process.pid)
+            process.send_signal(signal.SIGUSR2)
             await self._until(lambda: self._notify.said_ready(process.pid), patience)
             # Ready is also said after a load that failed; what came of it, the master tells.
             after = await self._processes(deadline)
             while after.reloads == before.reloads and self.process is not None:
+                if self._reactor.seconds() > deadline:
+                    raise TimeoutError()
                 await deferLater(self._reactor, _POLL)
                 after = await self._processes(deadline)
         except TimeoutError:
             raise HaproxyFailed(
-                await self._said_since(position, f"haproxy did not finish the reload within {patience:g} s")
+                await self._said_since(position, f"haproxy did not finish the reload within {patience:.0f} s")
             ) from None
         if self.process is None:
             raise HaproxyFailed(await self._said_since(position, "haproxy ended while it reloaded"))
         if after.current is None:
             raise HaproxyFailed(await self._said_since(position, "haproxy goes on with what it ran before"))
-        return process.pid
+        return after
 
     async def stop(self) -> None:
         """
@@ -275,31 +280,66 @@ class Haproxy:
                 # Read again: it may have started a worker since.  A stopped worker would outlive its master.
                 workers = process.children() or workers
                 process.send_signal(signal.SIGKILL)
-            deadline = self._reactor.seconds() + KILL_TIMEOUT
-            for one in workers:
-                one.send_signal(signal.SIGKILL)
-            while any(one.alive for one in (process, *workers)):
-                if self._reactor.seconds() > deadline:
-                    raise HaproxyFailed(f"haproxy process with PID {process.pid} cannot be ended")
-                await deferLater(self._reactor, _POLL)
+            # What has ended by itself is not hurt by this.
+            await self._end((process, *workers))
         finally:
             self._stopping = False
         await self._blocking.run(store.forget_process, self._files)
 
-    async def adopt(self) -> bool:
+    async def last_load_worked(self) -> bool:
+        """Does the worker that accepts connections run what the master was last given?"""
+        return (await self._processes(self._reactor.seconds() + READY_TIMEOUT)).current is not None
+
+    async def server_state(self) -> bytes:
+        """
+        What haproxy takes back from a C{server-state-file} (management guide, 9.3), ending in a newline.
+
+        @raise NoAnswer: if it does not tell.
+        """
+        answer = await ask(self._reactor, self._files.stats_socket, b"show servers state\n", timeout=STATE_TIMEOUT)
+        if not answer.startswith(b"1\n#"):
+            raise NoAnswer("the answer is no server state")
+        return answer.rstrip(b"\n") + b"\n"
+
+    async def adopt(self, family: Family) -> None:
         """
         Look for a haproxy that an earlier agent left running for this instance, and watch over it from now on.
 
-        @return: Whether there is one.
+        Workers that have outlived their master are ended: nobody else can, and they hold addresses.
+
+        @param family: What L{find_haproxies} found for this instance.
         """
         pid = await self._blocking.run(store.read_pid, self._files)
         if pid is None or not self._adopt(pid):
-            # The pid file is lost or speaks of somebody else; the master's own socket is as good.
-            pid = await self._master_by_socket()
-            if pid is None or not self._adopt(pid):
-                await self._blocking.run(store.forget_process, self._files)
-                return False
-        return True
+            # The pid file is lost, speaks of somebody else, or is not there yet.
+            for master in family.masters:
+                if self._adopt(master.pid):
+                    break
+        if self._watch is None:
+            for worker in family.workers:
+                self._log.warn(
+                    "{instance}: worker {pid} has outlived its master; ending it",
+                    instance=self._files.instance_id,
+                    pid=worker.pid,
+                )
+            await self._end(family.workers)
+            await self._blocking.run(store.forget_process, self._files)
+
+    async def look_around(self) -> None:
+        """The same for what has been left since: called before a start, and before all of an instance is removed."""
+        if self._watch is None:
+            found = await self._blocking.run(find_haproxies, self._program.path)
+            await self.adopt(found.get(self._files.running, Family()))
+
+    async def _end(self, processes: Sequence[ProcessIdentity]) -> None:
+        """Kill them, and wait until they are gone.  @raise HaproxyFailed: if one of them stays."""
+        deadline = self._reactor.seconds() + KILL_TIMEOUT
+        for process in processes:
+            process.send_signal(signal.SIGKILL)
+        while any(process.alive for process in processes):
+            if self._reactor.seconds() > deadline:
+                raise HaproxyFailed(f"haproxy process with PID {processes[0].pid} cannot be ended")
+            await deferLater(self._reactor, _POLL)
 
     def _adopt(self, pid: int) -> bool:
         process = ProcessIdentity.of(pid)
@@ -313,14 +353,6 @@ class Haproxy:
             )
             return False
         return self._begin_watching(process)
-
-    async def _master_by_socket(self) -> int | None:
-        try:
-            answer = await ask(self._reactor, self._files.master_socket, b"show proc;quit\n", timeout=1.0)
-        except NoAnswer:
-            return None
-        found = re.search(rb"^(\d+)\s+master", answer, re.MULTILINE)
-        return int(found[1]) if found else None
 
     async def _processes(self, deadline: float) -> Processes:
         """

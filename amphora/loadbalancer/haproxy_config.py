@@ -8,9 +8,12 @@ The text is never edited.
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from pathlib import Path
 
 from attrs import field, frozen
+
+from amphora.network.bind import Bind
 
 _SECTIONS = frozenset(
     (
@@ -32,6 +35,9 @@ _SECTIONS = frozenset(
     )
 )
 
+_LONGEST_LINE = 64 * 1024
+"""Characters: haproxy itself reads lines of 2 kB, and a word of megabytes would hold everything else up."""
+
 # haproxy configuration manual, 2.2: words are parted by blanks; quotes and a backslash take a blank's meaning
 # away; a hash begins a comment.  Blanks are those of ASCII, and only a line feed ends a line.
 _BLANKS = re.compile(r"\s*", re.ASCII)
@@ -42,11 +48,12 @@ _ESCAPED = re.compile(r"\\(.)")
 
 @frozen
 class FrontendConfig:
-    """A `frontend` or `listen` section: its name, its mode, and whether any of its binds speaks TLS."""
+    """A `frontend` or `listen` section: its name, its mode, its addresses, and whether any of them speaks TLS."""
 
     name: str
     mode: str
     tls: bool
+    binds: tuple[Bind, ...] = ()
 
 
 @frozen
@@ -54,13 +61,19 @@ class HaproxyConfig:
     """
     What a configuration says of itself.
 
-    `members` is the number of servers; `own_group` tells that its global section names the group to run as.
+    `members` is the number of servers; `own_group` tells that its global section names the group to run as;
+    `state_file` is where it looks for its servers' state when it starts.
     """
 
     frontends: tuple[FrontendConfig, ...] = ()
     stats_sockets: tuple[Path, ...] = ()
     members: int = 0
     own_group: bool = False
+    state_file: Path | None = None
+
+    @property
+    def binds(self) -> frozenset[Bind]:
+        return frozenset(bind for frontend in self.frontends for bind in frontend.binds)
 
     @property
     def listener_type(self) -> str:
@@ -86,6 +99,7 @@ def parse_config(content: bytes) -> HaproxyConfig:
     sockets: list[Path] = []
     members = 0
     own_group = False
+    state_file: Path | None = None
     default_mode = "tcp"
     named_modes: dict[str | None, str] = {}
     for section in _sections(content.decode("utf-8", "replace")):
@@ -94,6 +108,8 @@ def parse_config(content: bytes) -> HaproxyConfig:
                 if words[:2] == ["stats", "socket"] and len(words) > 2 and words[2].startswith("/"):
                     sockets.append(Path(words[2]))
                 own_group = own_group or words[0] in ("group", "gid")
+                if words[0] == "server-state-file" and len(words) > 1 and words[1].startswith("/"):
+                    state_file = Path(words[1])
         elif section.kind == "defaults":
             # Every defaults section begins anew: what it does not say is haproxy's own default again.
             default_mode = named_modes[section.name] = _mode(section, named_modes.get(section.base, "tcp"))
@@ -104,11 +120,47 @@ def parse_config(content: bytes) -> HaproxyConfig:
                     name=section.name,
                     mode=_mode(section, named_modes.get(section.base, default_mode)),
                     tls=any("ssl" in words[2:] for words in binds),
+                    binds=tuple(bind for words in binds if len(words) > 1 for bind in _binds(words)),
                 )
             )
         if section.kind in ("backend", "listen"):
             members += sum(words[0] == "server" for words in section.lines)
-    return HaproxyConfig(tuple(frontends), tuple(sockets), members, own_group)
+    return HaproxyConfig(tuple(frontends), tuple(sockets), members, own_group, state_file)
+
+
+def _binds(words: list[str]) -> list[Bind]:
+    """
+    The addresses of a `bind` line (configuration manual, 4.2 and 11).
+
+    Left out is what cannot be told from the text alone: names, variables, sockets of other kinds, addresses of
+    another namespace, and transparent ones, which may be anybody's.
+    """
+    options = words[2:]
+    if "transparent" in options or "namespace" in options:
+        return []
+    interface = options[options.index("interface") + 1] if "interface" in options[:-1] else ""
+    found: list[Bind] = []
+    for text in words[1].split(","):
+        host, separator, ports = text.rpartition(":")
+        kind, at, rest = host.partition("@")
+        if at:
+            if kind not in ("ipv4", "ipv6"):
+                continue
+            host = rest
+        host = host.removeprefix("[").removesuffix("]")
+        if host in ("", "*"):
+            host = "::" if at and kind == "ipv6" else "0.0.0.0"
+        first, _, last = ports.partition("-")
+        if not separator or not first.isdecimal() or not (last or first).isdecimal():
+            continue
+        try:
+            host = str(ip_address(host))
+        except ValueError:
+            continue
+        found.extend(
+            Bind(host, port, interface, "v6only" in options) for port in range(int(first), int(last or first) + 1)
+        )
+    return found
 
 
 def _mode(section: _Section, default: str) -> str:
@@ -119,7 +171,7 @@ def _mode(section: _Section, default: str) -> str:
 def _sections(text: str) -> list[_Section]:
     sections = [_Section("", "")]
     for line in text.split("\n"):
-        words = _words(line)
+        words = _words(line[:_LONGEST_LINE])
         if not words:
             continue
         if words[0] in _SECTIONS:

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from attrs import define, evolve, field, frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from amphora.blocking import BlockingCalls
-from amphora.files import on_memory_file_system
+from amphora.files import on_memory_file_system, replace_file, write_synced
 from amphora.jobs import JobQueue
 from amphora.loadbalancer import certificates, store
 from amphora.loadbalancer.errors import (
@@ -29,12 +32,22 @@ from amphora.loadbalancer.errors import (
     StorageFailed,
 )
 from amphora.loadbalancer.final_logs import LogDestination
-from amphora.loadbalancer.haproxy import Haproxy, HaproxyFailed, HaproxyNotFound, IHaproxyReactor, overlay_for
+from amphora.loadbalancer.haproxy import (
+    Haproxy,
+    HaproxyFailed,
+    HaproxyNotFound,
+    IHaproxyReactor,
+    Processes,
+    overlay_for,
+)
 from amphora.loadbalancer.haproxy_config import HaproxyConfig, parse_config
+from amphora.loadbalancer.processes import Family
 from amphora.loadbalancer.sample import InstanceSample
 from amphora.loadbalancer.sockets import NoAnswer, ask
 from amphora.loadbalancer.stats import QUESTION, Stats, UnreadableStats, parse_stats
 from amphora.loadbalancer.store import InstanceFiles, InstanceState
+from amphora.network.bind import Bind
+from amphora.network.trial import Conflict, conflicts
 from amphora.process import ProcessIdentity
 
 Action = Literal["start", "stop", "reload"]
@@ -43,6 +56,12 @@ Status = Literal["ACTIVE", "STOPPED", "ERROR"]
 
 STATS_TIMEOUT = 2.0
 CONFIGURATION_VALID = "Configuration file is valid"
+LONGEST_PAUSE = 60.0
+"""Seconds at most between two attempts to start what should run."""
+RESTART_FORGETS = 60.0
+"""A haproxy that ran for so many seconds is started again at once when it dies."""
+
+_KEPT_RUNS = "The configuration that ran before runs in its place"
 
 T = TypeVar("T")
 Work = Callable[[], Coroutine[Deferred[Any], Any, T]]
@@ -67,8 +86,14 @@ class Surroundings:
     make_haproxy: Callable[[InstanceFiles, Callable[[], None]], Haproxy]
     logs: LogDestination
     amphora_id: str
+    namespace: str
+    base_path: Path
+    starts: DeferredSemaphore
+    """Lets through as many starts as the machine bears at once, where nobody asked for them one by one."""
     as_root: bool
     require_memory_fs: bool
+    changed: Callable[[], None]
+    """Called when a process came, went, or was given another configuration."""
 
 
 def peer_name(amphora_id: str) -> str:
@@ -94,10 +119,19 @@ class Instance:
     _surroundings: Surroundings
     _settled: Callable[[], None]
     """Called whenever no job is left."""
+    _holder: Callable[[Bind], str | None]
+    """Tells which other instance's haproxy has an address."""
 
     _state: InstanceState = field(init=False, factory=InstanceState)
     _config: HaproxyConfig | None = field(init=False, default=None)
     """What the accepted configuration says of itself; None as long as there is none."""
+    _running: HaproxyConfig | None = field(init=False, default=None)
+    """The same of the one that haproxy runs, or ran last."""
+    _shortcoming: str | None = field(init=False, default=None)
+    """Why what runs is not what was uploaded; None where it is."""
+    _restart: IDelayedCall | None = field(init=False, default=None)
+    _restarts: int = field(init=False, default=0)
+    _restarted: float = field(init=False, default=0.0)
     _haproxy: Haproxy = field(init=False)
     _jobs: JobQueue = field(init=False)
 
@@ -109,20 +143,27 @@ class Instance:
 
     @property
     def exists(self) -> bool:
-        """Was a configuration uploaded for it, valid or not, and it was not deleted since?"""
-        return (self._config is not None or self._state.refused) and not self._state.deleted
+        """Was a configuration uploaded for it, valid or not, and was all of it not taken away since?"""
+        return self._config is not None or self._state.refused or self._state.deleted
+
+    def holds(self, bind: Bind) -> bool:
+        """Does its haproxy listen on an address that nobody else could have beside it?"""
+        running = self._running is not None and self._haproxy.process is not None
+        return running and any(held.overlaps(bind) for held in self._running.binds)  # type: ignore[union-attr]
 
     @property
     def should_run(self) -> bool:
-        return self._state.should_run and self._config is not None
+        return self._state.should_run and self._config is not None and not self._state.deleted
 
     async def status(self) -> InstanceStatus:
-        """How it fares.  ACTIVE: it should run, runs, and answers; STOPPED: neither; all else is ERROR."""
+        """
+        How it fares.  ACTIVE: it should run, runs what was uploaded, and answers; STOPPED: neither; all else is ERROR.
+        """
         stats = (await self._ask_stats(STATS_TIMEOUT))[0]
         status: Status = "ERROR"
-        if self.should_run and stats is not None:
+        if self.should_run and stats is not None and self._shortcoming is None:
             status = "ACTIVE"
-        elif self._config is not None and not self._state.should_run and self._haproxy.process is None:
+        elif self._config is not None and not (self._state.should_run or self._state.deleted or self._haproxy.process):
             status = "STOPPED"
         kind = "TCP" if self._config is None else self._config.listener_type
         return InstanceStatus(self.instance_id, status, kind, stats)
@@ -163,7 +204,7 @@ class Instance:
         @param spooled: The upload, in a file of ours that is used up.
         @raise InvalidConfiguration: with haproxy's words; everything stays as it was.
         """
-        return self._jobs.run(lambda: self._upload(amphora_id, spooled))
+        return self._run_job(lambda: self._upload(amphora_id, spooled))
 
     def act(self, action: Action) -> Deferred[str]:
         """
@@ -173,16 +214,16 @@ class Instance:
         @raise ActionFailed: with haproxy's words.
         """
         work: dict[Action, Work[str]] = {"start": self._start, "stop": self._stop, "reload": self._reload}
-        return self._jobs.run(work[action])
+        return self._run_job(work[action])
 
     def delete(self) -> Deferred[None]:
         """End it and take away all that there is of it."""
-        return self._jobs.run(self._delete)
+        return self._run_job(self._delete)
 
     def put_certificate(self, filename: str, content: bytes) -> Deferred[None]:
         """@raise BadFilename, BadPEM, InstanceNotFound, StorageFailed: and nothing is changed."""
         certificates.check_filename(filename)
-        return self._jobs.run(lambda: self._put_certificate(filename, content))
+        return self._run_job(lambda: self._put_certificate(filename, content))
 
     def certificate_md5(self, filename: str) -> Deferred[str]:
         """@raise BadFilename, InstanceNotFound, CertificateNotFound, StorageFailed: as they say."""
@@ -199,49 +240,56 @@ class Instance:
             self._require_existence()
             return await self._store("certificate", lambda: work(self._files.certificates, filename))
 
-        return self._jobs.run(job)
+        return self._run_job(job)
 
     # When the agent starts and ends
 
-    def adopt(self) -> Deferred[None]:
-        """Find out what an earlier agent left, and bring what runs into line with what should run."""
-        return self._jobs.run(self._adopt)
+    def adopt(self, family: Family) -> Deferred[None]:
+        """
+        Find out what an earlier agent left.  What should run and does not is started in a job of its own.
+
+        @param family: The processes that have this instance's files.
+        """
+        return self._run_job(lambda: self._adopt(family))
 
     async def release(self) -> None:
         """The agent ends: jobs are finished, haproxy is left alone."""
+        self._cancel_restart()
         await self._jobs.finished()
         self._haproxy.stop_watching()
 
     # The jobs
 
     async def _upload(self, amphora_id: str, spooled: Path) -> None:
-        as_root = self._surroundings.as_root
-
         def stage() -> HaproxyConfig:
             try:
                 config = parse_config(spooled.read_bytes())
-                overlay = overlay_for(self._files, config, as_root=as_root)
-                store.stage_configuration(self._files, spooled, overlay)
+                store.stage_configuration(self._files, spooled, self._overlay(config))
             finally:
                 spooled.unlink(missing_ok=True)
             return config
 
         config = await self._store("configuration", stage)
+        objection = self._objection(config)
+        if objection is not None:
+            await self._refuse()
+            raise InvalidConfiguration(objection)
         try:
             result = await self._haproxy.check(
                 self._files.candidate, self._files.overlay_candidate, peer_name(amphora_id)
             )
         except HaproxyFailed as error:
-            await self._refuse()
+            # It was not judged: nothing is remembered of it.
+            await self._store("configuration", lambda: store.unstage(self._files))
             raise ActionFailed("check", str(error)) from error
         if not result.succeeded:
             await self._refuse()
             raise InvalidConfiguration(
-                result.output.strip()
+                (result.output.strip() or f"haproxy -c ended with {result.exit_code}")
                 .replace(str(self._files.candidate), self._files.config.name)
                 .replace(str(self._files.overlay_candidate), self._files.overlay.name)
             )
-        state = evolve(self._state, amphora_id=amphora_id, refused=False)
+        state = evolve(self._state, amphora_id=amphora_id, refused=False, deleted=False)
         await self._store("configuration", lambda: store.accept_configuration(self._files, state))
         self._state, self._config = state, config
         self._log.info(
@@ -251,63 +299,239 @@ class Instance:
             members=config.members,
         )
 
+    def _objection(self, config: HaproxyConfig) -> str | None:
+        """What is wrong with a configuration that haproxy itself would take; None where nothing is."""
+        if not config.frontends:
+            return "The configuration has no frontend or listen section"
+        base = self._surroundings.base_path
+        ours = (self._files.stats_socket, self._files.master_socket)
+        for path in (Path(os.path.normpath(socket)) for socket in config.stats_sockets):
+            own = path == base / f"{self.instance_id}.sock" or path.parent == self._files.directory
+            if path.is_relative_to(base) and (path in ours or not own):
+                return f"The stats socket {path} is not this listener's to make"
+        return None
+
     async def _refuse(self) -> None:
         state = evolve(self._state, refused=self._config is None)
         await self._store("configuration", lambda: store.refuse_configuration(self._files, state))
         self._state = state
 
     async def _start(self) -> str:
-        self._require_existence()
+        config = self._accepted("start")
         before = self._state
-        if self._haproxy.process is not None:
-            await self._remember(evolve(before, should_run=True))
-            return self._done("started", self._haproxy.process.pid)
-        await self._check("start")
         await self._remember(evolve(before, should_run=True))
+        process = self._haproxy.process
+        if process is not None:
+            return self._done("started", process.pid)
         try:
-            pid = await self._haproxy.start(self._peer(), self._accepted("start").members)
+            pid = await self._run(config)
         except HaproxyFailed as error:
-            await self._remember(before)
             self._log.error("{instance}: start failed: {error}", instance=self.instance_id, error=error)
+            if await self._run_kept(str(error)):
+                raise ActionFailed("start", f"{error}\n{_KEPT_RUNS}") from error
+            await self._remember(before)
             raise ActionFailed("start", str(error)) from error
-        self._log.info("{instance}: haproxy started, process {pid}", instance=self.instance_id, pid=pid)
         return self._done("started", pid)
 
     async def _reload(self) -> str:
+        config = self._accepted("reload")
         if self._haproxy.process is None:
             return await self._start()
-        await self._check("reload")
         await self._remember(evolve(self._state, should_run=True))
         try:
-            pid = await self._haproxy.reload(self._accepted("reload").members)
+            await self._require_loadable(config)
+            await self._save_server_state(config)
+            processes = await self._load(config)
         except (HaproxyFailed, HaproxyNotFound) as error:
             self._log.error("{instance}: reload failed: {error}", instance=self.instance_id, error=error)
+            if self._haproxy.process is None:
+                return await self._start_after_crash(config, str(error))
             raise ActionFailed("reload", str(error)) from error
-        self._log.info("{instance}: haproxy reloaded, process {pid}", instance=self.instance_id, pid=pid)
-        return self._done("reloaded", pid)
+        self._log.info("{instance}: haproxy reloaded", instance=self.instance_id)
+        if processes.old:
+            self._log.warn(
+                "{instance}: {old} old haproxy workers still finish connections that they had before a reload",
+                instance=self.instance_id,
+                old=processes.old,
+            )
+        process = self._haproxy.process
+        if process is None:
+            raise ActionFailed("reload", "haproxy ended after it had reloaded")
+        return self._done("reloaded", process.pid)
+
+    async def _start_after_crash(self, config: HaproxyConfig, reason: str) -> str:
+        """A reload has ended haproxy altogether: what it should have loaded is started, or else what ran before."""
+        try:
+            pid = await self._run(config)
+        except HaproxyFailed as error:
+            if await self._run_kept(str(error)):
+                raise ActionFailed("reload", f"{reason}\n{error}\n{_KEPT_RUNS}") from error
+            self._restart_later()
+            raise ActionFailed("reload", f"{reason}\n{error}") from error
+        return f"{self._done('started', pid)}\n{reason}"
 
     async def _stop(self) -> str:
         self._require_existence()
-        await self._remember(evolve(self._state, should_run=False))
+        self._cancel_restart()
+        if self._running is not None:
+            await self._save_server_state(self._running)
+        problem: StorageFailed | None = None
+        try:
+            await self._remember(evolve(self._state, should_run=False))
+        except StorageFailed as error:
+            # A full disk keeps nothing running.
+            problem = error
+            self._state = evolve(self._state, should_run=False)
         try:
             await self._haproxy.stop()
         except (HaproxyFailed, HaproxyNotFound) as error:
             raise ActionFailed("stop", str(error)) from error
+        self._shortcoming = None
+        if problem is not None:
+            raise problem
         self._log.info("{instance}: haproxy stopped", instance=self.instance_id)
+        self._surroundings.changed()
         return f"haproxy daemon for {self.instance_id} stopped"
+
+    # Running, and going on to run
+
+    async def _run(self, config: HaproxyConfig) -> int:
+        """
+        Start haproxy with the uploaded configuration.
+
+        @return: Its process id.
+        @raise HaproxyFailed: if it does not come up; what ran before is what would run next, then.
+        """
+        await self._haproxy.look_around()
+        if self._haproxy.process is not None:
+            return self._haproxy.process.pid
+        await self._require_loadable(config)
+        await self._store("configuration", lambda: store.begin_run(self._files, self._overlay(config)))
+        try:
+            pid = await self._haproxy.start(self._peer(), config.members)
+        except HaproxyFailed:
+            await self._return_run()
+            raise
+        await self._confirm_run(config)
+        self._log.info("{instance}: haproxy started, process {pid}", instance=self.instance_id, pid=pid)
+        return pid
+
+    async def _load(self, config: HaproxyConfig) -> Processes:
+        """Let the running haproxy load the uploaded configuration.  @raise HaproxyFailed: if it does not."""
+        await self._store("configuration", lambda: store.begin_run(self._files, self._overlay(config)))
+        try:
+            processes = await self._haproxy.reload(config.members)
+        except HaproxyFailed:
+            await self._return_run()
+            raise
+        await self._confirm_run(config)
+        return processes
+
+    async def _confirm_run(self, config: HaproxyConfig) -> None:
+        await self._store("configuration", lambda: store.confirm_run(self._files))
+        self._running = config
+        self._shortcoming = None
+        self._surroundings.changed()
+
+    async def _return_run(self) -> None:
+        overlay = b"" if self._running is None else self._overlay(self._running)
+        await self._store("configuration", lambda: store.return_run(self._files, overlay))
+
+    async def _run_kept(self, reason: str) -> bool:
+        """
+        Start haproxy with what ran last, because what was uploaded does not come up.
+
+        @return: Whether it runs now.
+        """
+        kept = self._running
+        if kept is None or kept == self._config:
+            return False
+        try:
+            pid = await self._haproxy.start(self._peer(), kept.members)
+        except HaproxyFailed as error:
+            self._log.error(
+                "{instance}: nor does the configuration that ran before: {error}",
+                instance=self.instance_id,
+                error=error,
+            )
+            return False
+        self._shortcoming = reason
+        self._log.error(
+            "{instance}: the uploaded configuration does not come up; haproxy runs the one from before, process {pid}",
+            instance=self.instance_id,
+            pid=pid,
+        )
+        self._surroundings.changed()
+        return True
+
+    def _haproxy_died(self) -> None:
+        self._log.error(
+            "{instance}: haproxy died; what it said last is in {log}",
+            instance=self.instance_id,
+            log=str(self._files.log),
+        )
+        self._surroundings.changed()
+        if self.should_run:
+            self._restart_later()
+
+    def _restart_later(self) -> None:
+        """Start again what should run: at once, and, if that does not last, after pauses that grow."""
+        now = self._surroundings.reactor.seconds()
+        if now - self._restarted > RESTART_FORGETS:
+            self._restarts = 0
+        pause = min(2.0 ** (self._restarts - 1), LONGEST_PAUSE) if self._restarts else 0.0
+        self._restarts += 1
+        self._restarted = now + pause
+        if pause:
+            self._log.warn(
+                "{instance}: haproxy is started again in {pause:g} s", instance=self.instance_id, pause=pause
+            )
+        self._cancel_restart()
+        self._restart = self._surroundings.reactor.callLater(pause, self._restart_now)
+
+    def _restart_now(self) -> None:
+        self._surroundings.starts.run(lambda: self._run_job(self._bring_up)).addErrback(
+            lambda reason: self._log.error(
+                "{instance}: cannot be started again: {reason}",
+                instance=self.instance_id,
+                reason=reason.getErrorMessage(),
+            )
+        )
+
+    def _cancel_restart(self) -> None:
+        if self._restart is not None and self._restart.active():
+            self._restart.cancel()
+        self._restart = None
+
+    async def _bring_up(self) -> None:
+        """Start what should run and does not; if it cannot be, try again later."""
+        config = self._config
+        if config is None or not self._state.should_run or self._haproxy.process is not None:
+            return
+        try:
+            await self._run(config)
+        except (HaproxyFailed, StorageFailed) as error:
+            self._log.error("{instance}: start failed: {error}", instance=self.instance_id, error=error)
+            if not await self._run_kept(str(error)):
+                self._restart_later()
 
     async def _delete(self) -> None:
         self._require_existence()
-        # From here on the next agent would finish what we can not.
-        await self._remember(evolve(self._state, should_run=False, deleted=True))
+        self._cancel_restart()
+        # From here on the next agent would finish what we can not.  Where not even that can be written down, what
+        # follows makes room.
+        with suppress(StorageFailed):
+            await self._remember(evolve(self._state, should_run=False, deleted=True))
+        self._state = evolve(self._state, should_run=False, deleted=True)
         await self._finish_deletion()
 
     async def _finish_deletion(self) -> None:
-        if self._haproxy.process is not None:
-            try:
+        try:
+            await self._haproxy.look_around()
+            if self._haproxy.process is not None:
                 await self._haproxy.stop()
-            except HaproxyFailed as error:
-                raise ActionFailed("stop", str(error)) from error
+        except HaproxyFailed as error:
+            raise ActionFailed("stop", str(error)) from error
         sockets = () if self._config is None else self._config.stats_sockets
 
         def remove() -> None:
@@ -316,14 +540,15 @@ class Instance:
             store.remove_instance(self._files, sockets)
 
         await self._store("deletion", remove)
-        self._config, self._state = None, InstanceState()
+        self._config, self._running, self._state = None, None, InstanceState()
+        self._surroundings.changed()
         self._log.info("{instance}: deleted", instance=self.instance_id)
 
     async def _put_certificate(self, filename: str, content: bytes) -> None:
         self._require_existence()
-        certificates.check_pem(content)
 
         def write() -> None:
+            certificates.check_pem(content)
             if self._surroundings.require_memory_fs and not on_memory_file_system(self._files.certificates):
                 raise StorageFailed(
                     "certificate", f"{self._files.certificates.parent} is not on a memory file system (tmpfs or ramfs)"
@@ -333,40 +558,116 @@ class Instance:
         await self._store("certificate", write)
         self._log.info("{instance}: stored certificate {filename}", instance=self.instance_id, filename=filename)
 
-    async def _adopt(self) -> None:
-        def look() -> tuple[InstanceState, HaproxyConfig | None]:
-            state = store.load_state(self._files)
-            try:
-                return state, parse_config(self._files.config.read_bytes())
-            except FileNotFoundError:
-                return state, None
+    async def _adopt(self, family: Family) -> None:
+        def look() -> tuple[InstanceState, HaproxyConfig | None, HaproxyConfig | None, bool]:
+            return (
+                store.load_state(self._files),
+                store.read_config(self._files.config),
+                store.read_config(self._files.running),
+                self._files.previous.exists(),
+            )
 
-        self._state, self._config = await self._store("configuration", look)
-        found = await self._haproxy.adopt()
+        self._state, self._config, self._running, unsure = await self._store("configuration", look)
+        await self._haproxy.adopt(family)
+        process = self._haproxy.process
         if self._state.deleted:
             await self._finish_deletion()
-            return
-        process = self._haproxy.process
-        if found and process is not None:
+        elif process is None:
+            if self.should_run:
+                self._log.warn("{instance}: should run and does not; starting it", instance=self.instance_id)
+                self._restart_later()
+        elif not self._state.should_run:
+            self._log.info(
+                "{instance}: its haproxy, process {pid}, should not run; stopping it",
+                instance=self.instance_id,
+                pid=process.pid,
+            )
+            await self._haproxy.stop()
+        else:
             self._log.info("{instance}: found its haproxy, process {pid}", instance=self.instance_id, pid=process.pid)
-            if not self._state.should_run:
-                self._log.info("{instance}: it should not run; stopping it", instance=self.instance_id)
-                await self._haproxy.stop()
-        elif self.should_run:
-            self._log.warn("{instance}: should run and does not; starting it", instance=self.instance_id)
-            await self._start()
+            if unsure:
+                await self._finish_reload()
+
+    async def _finish_reload(self) -> None:
+        """An earlier agent died in a reload: what came of it, haproxy tells."""
+        if await self._haproxy.last_load_worked():
+            await self._store("configuration", lambda: store.confirm_run(self._files))
+        else:
+            self._log.error("{instance}: its last reload failed", instance=self.instance_id)
+            previous = await self._store("configuration", lambda: store.read_config(self._files.previous))
+            self._running = previous
+            await self._return_run()
 
     # What the jobs are made of
 
-    async def _check(self, action: Action) -> None:
-        """Judge the accepted configuration again: what it names (certificates, addresses) may have changed."""
-        self._accepted(action)
-        try:
-            result = await self._haproxy.check(self._files.config, self._files.overlay, self._peer())
-        except HaproxyFailed as error:
-            raise ActionFailed(action, str(error)) from error
+    def _run_job(self, work: Work[T]) -> Deferred[T]:
+        async def job() -> T:
+            try:
+                return await work()
+            except OSError as error:
+                # A log or a pid file that cannot be read or written; what matters more is told in its own words.
+                self._log.error("{instance}: {error}", instance=self.instance_id, error=error)
+                raise StorageFailed("state", str(error.strerror or error)) from error
+
+        return self._jobs.run(job)
+
+    async def _require_loadable(self, config: HaproxyConfig) -> None:
+        """
+        Judge the uploaded configuration again before haproxy is given it: what it names (certificates, addresses) may
+        have changed, and what a reload finds out itself, it finds out too late.
+
+        @raise HaproxyFailed: with haproxy's words, or with the addresses that somebody else has.
+        """
+
+        def stage_overlay() -> None:
+            write_synced(self._files.overlay_candidate, self._overlay(config))
+
+        await self._store("configuration", stage_overlay)
+        result = await self._haproxy.check(self._files.config, self._files.overlay_candidate, self._peer())
+        await self._store("configuration", self._files.overlay_candidate.unlink)
         if not result.succeeded:
-            raise ActionFailed(action, result.output.strip())
+            raise HaproxyFailed(result.output.strip())
+        ours = self._running.binds if self._running is not None and self._haproxy.process is not None else frozenset()
+        wanted = [bind for bind in config.binds if not any(bind.overlaps(held) for held in ours)]
+        try:
+            taken = await self._surroundings.blocking.run(conflicts, wanted, self._surroundings.namespace)
+        except OSError as error:
+            raise HaproxyFailed(f"the network namespace cannot be entered: {error.strerror}") from error
+        if self._haproxy.process is not None:
+            try:
+                await self._surroundings.blocking.run(store.require_socket_room, self._files, config.stats_sockets)
+            except OSError as error:
+                raise HaproxyFailed(f"there is no room for haproxy's sockets: {error.strerror}") from error
+        if taken:
+            raise HaproxyFailed("\n".join(sorted(self._conflict_text(conflict) for conflict in taken)))
+
+    def _conflict_text(self, conflict: Conflict) -> str:
+        holder = self._holder(conflict.bind)
+        whose = "" if holder is None else f": listener {holder} has it"
+        return f"cannot bind {conflict.bind.address} ({conflict.reason}){whose}"
+
+    async def _save_server_state(self, config: HaproxyConfig) -> None:
+        """
+        Write down which servers are up, where the configuration asks for it, so that the next worker knows.
+
+        Where that fails there is no file: no knowledge is better than an old one.
+        """
+        path = config.state_file
+        if path is None or not path.is_relative_to(self._files.directory) or self._haproxy.process is None:
+            return
+        try:
+            state = await self._haproxy.server_state()
+            await self._store("server state", lambda: replace_file(path, state))
+        except (NoAnswer, StorageFailed) as error:
+            self._log.warn(
+                "{instance}: its servers' state cannot be saved, they begin anew: {error}",
+                instance=self.instance_id,
+                error=error,
+            )
+            await self._surroundings.blocking.run(path.unlink, missing_ok=True)
+
+    def _overlay(self, config: HaproxyConfig) -> bytes:
+        return overlay_for(self._files, config, as_root=self._surroundings.as_root)
 
     def _accepted(self, action: Action) -> HaproxyConfig:
         """@raise InstanceNotFound, NoConfiguration: where there is nothing to run."""
@@ -397,10 +698,3 @@ class Instance:
         except OSError as error:
             self._log.error("{instance}: storing {what}: {error}", instance=self.instance_id, what=what, error=error)
             raise StorageFailed(what, str(error.strerror or error)) from error
-
-    def _haproxy_died(self) -> None:
-        self._log.error(
-            "{instance}: haproxy died; what it said last is in {log}",
-            instance=self.instance_id,
-            log=str(self._files.log),
-        )

@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, DeferredSemaphore, FirstError, gatherResults
 from twisted.logger import Logger
 
 from amphora.loadbalancer.errors import InstanceNotFound, LoadBalancerError
 from amphora.loadbalancer.instance import Instance, InstanceStatus, Surroundings
+from amphora.loadbalancer.processes import Family, find_haproxies
 from amphora.loadbalancer.sample import InstanceSample
-from amphora.loadbalancer.store import Store
+from amphora.loadbalancer.store import Store, trim_log
+from amphora.network.bind import Bind
 
 T = TypeVar("T")
+
+_AT_ONCE = 32
 
 
 @define(eq=False)
@@ -24,20 +28,25 @@ class Instances:
 
     _log = Logger()
 
+    _program: str
+    """The path of haproxy."""
     _store: Store
     _surroundings: Surroundings
     _known: dict[str, Instance] = field(init=False, factory=dict)
 
     async def adopt(self) -> None:
         """
-        Find all that an earlier agent left.  One instance that cannot be brought up hinders no other.
+        Find all that an earlier agent left.  One instance that cannot be read hinders no other, and none that has to
+        be started is waited for.
 
         @raise OSError: if the base path cannot be read or written.
         """
         blocking = self._surroundings.blocking
+        found = await blocking.run(find_haproxies, self._program)
         for instance_id in await blocking.run(self._store.instance_ids):
+            family = found.get(self._store.files(instance_id).running, Family())
             try:
-                await self._make(instance_id).adopt()
+                await self._make(instance_id).adopt(family)
             except LoadBalancerError as error:
                 self._log.error("{instance}: {error}", instance=instance_id, error=repr(error))
             except Exception:
@@ -76,16 +85,41 @@ class Instances:
         present = [instance for instance in self._known.values() if instance.exists and instance.should_run]
         return await _all(instance.sample(timeout) for instance in present)
 
+    async def trim_logs(self) -> None:
+        """Keep what haproxies wrote within bounds.  @raise OSError: as the system says."""
+        for instance_id in list(self._known):
+            await self._surroundings.blocking.run(trim_log, self._store.files(instance_id))
+
     def _make(self, instance_id: str) -> Instance:
         def settled() -> None:
             if not instance.exists:
                 self._known.pop(instance_id, None)
 
-        instance = Instance(instance_id, self._store.files(instance_id), self._surroundings, settled)
+        def holder(bind: Bind) -> str | None:
+            return next((other.instance_id for other in self._known.values() if other.holds(bind)), None)
+
+        instance = Instance(instance_id, self._store.files(instance_id), self._surroundings, settled, holder)
         self._known[instance_id] = instance
         return instance
 
 
 async def _all(works: Iterable[Coroutine[Deferred[Any], Any, T]]) -> list[T]:
-    """Do all at once.  Whoever asks may be cancelled; then so are they, and nothing is left that nobody hears of."""
-    return list(await gatherResults([Deferred.fromCoroutine(work) for work in works], consumeErrors=True))
+    """
+    Do all at once, but not so many that descriptors run short.
+
+    Whoever asks may be cancelled; then so are they, and nothing is left that nobody hears of.
+    """
+    places = DeferredSemaphore(_AT_ONCE)
+
+    async def one(work: Coroutine[Deferred[Any], Any, T]) -> T:
+        return await places.run(Deferred.fromCoroutine, work)
+
+    try:
+        return list(await gatherResults([Deferred.fromCoroutine(one(work)) for work in works], consumeErrors=True))
+    except FirstError as error:
+        raise _cause(error) from None
+
+
+def _cause(error: FirstError) -> BaseException:
+    cause = error.subFailure.value
+    return error if cause is None else cause

@@ -8,6 +8,7 @@ others are ours.  All functions that touch a disk may block: they are called thr
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import re
@@ -28,6 +29,7 @@ from amphora.files import (
     sync_directory,
     write_synced,
 )
+from amphora.loadbalancer.haproxy_config import HaproxyConfig, parse_config
 
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 LOG_LIMIT = 1024 * 1024
@@ -69,13 +71,28 @@ class InstanceFiles:
         return beside(self.config)
 
     @property
-    def overlay(self) -> Path:
-        """What this agent adds to the uploaded configuration."""
-        return self.directory / "agent.cfg"
+    def overlay_candidate(self) -> Path:
+        """The overlay under which a candidate is checked."""
+        return beside(self.overlay)
 
     @property
-    def overlay_candidate(self) -> Path:
-        return beside(self.overlay)
+    def running(self) -> Path:
+        """
+        The configuration that haproxy is given: the uploaded one as it was at the last start or reload.
+
+        So what last ran is kept when an upload turns out not to start.
+        """
+        return self.directory / "running.cfg"
+
+    @property
+    def previous(self) -> Path:
+        """What ran before, while it is not yet known whether the running configuration works."""
+        return self.directory / "previous.cfg"
+
+    @property
+    def overlay(self) -> Path:
+        """What this agent adds to the running configuration."""
+        return self.directory / "agent.cfg"
 
     @property
     def pid_file(self) -> Path:
@@ -99,6 +116,10 @@ class InstanceFiles:
         return self.directory / "instance.json"
 
 
+class BasePathTaken(Exception):
+    """Another agent works on the same files."""
+
+
 @frozen
 class Store:
     """All instances' files below a base path and a certificate path."""
@@ -110,6 +131,21 @@ class Store:
     def spool(self) -> Path:
         """Where uploads are collected: on the file system of their places, so that they can be renamed there."""
         return self.base_path / "spool"
+
+    def lock(self) -> int:
+        """
+        Claim the base path for this agent, until the descriptor is closed or the process ends.
+
+        @raise BasePathTaken: if another agent has it: two of them would take each other's haproxies for dead.
+        """
+        self.base_path.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.base_path / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise BasePathTaken(f"another agent runs with base_path {self.base_path}") from None
+        return handle
 
     @property
     def notify_socket(self) -> Path:
@@ -125,6 +161,8 @@ class Store:
             for directory in parent.iterdir():
                 if UUID.fullmatch(directory.name) and not directory.is_symlink():
                     remove_unfinished(directory)
+                    with suppress(OSError):
+                        directory.rmdir()
 
     def files(self, instance_id: str) -> InstanceFiles:
         return InstanceFiles(instance_id, self.base_path / instance_id, self.base_cert_dir / instance_id)
@@ -187,26 +225,25 @@ def stage_configuration(files: InstanceFiles, spooled: Path, overlay: bytes) -> 
         os.chmod(spooled, 0o600)
         rename_synced(spooled, files.candidate)
     except OSError:
-        _unstage(files)
+        unstage(files)
         raise
 
 
 def accept_configuration(files: InstanceFiles, state: InstanceState) -> None:
     """
-    The staged upload becomes the configuration.
+    The staged upload becomes the configuration; what runs goes on with its own.
 
-    All that needs room on the disk is written first, so that a full one changes nothing.  Then the overlay goes
-    first: an old configuration under a new overlay loads, the other way round might not.
+    All that needs room on the disk is written first, so that a full one changes nothing.
 
     @raise OSError: as the system says; the staged upload is gone then.
     """
     try:
         write_synced(beside(files.state), _encode_state(state))
-        rename_synced(files.overlay_candidate, files.overlay)
+        files.overlay_candidate.unlink()
         rename_synced(files.candidate, files.config)
         rename_synced(beside(files.state), files.state)
     except OSError:
-        _unstage(files)
+        unstage(files)
         raise
 
 
@@ -216,17 +253,80 @@ def refuse_configuration(files: InstanceFiles, state: InstanceState) -> None:
 
     @raise OSError: as the system says, if that could not be remembered.
     """
-    _unstage(files)
+    unstage(files)
     if not files.config.exists() or load_state(files) != state:
         save_state(files, state)
 
 
-def _unstage(files: InstanceFiles) -> None:
+def unstage(files: InstanceFiles) -> None:
+    """The staged upload goes away, and of an instance that was not there before, all of it."""
     with suppress(OSError):
         for path in (files.candidate, files.overlay_candidate, beside(files.state)):
             path.unlink(missing_ok=True)
         # Of an instance that was not there before, nothing is left.
         files.directory.rmdir()
+
+
+def begin_run(files: InstanceFiles, overlay: bytes) -> None:
+    """
+    Give the uploaded configuration to haproxy, and keep what ran before until L{confirm_run}.
+
+    A file is never changed in place, so that links serve as copies.
+    """
+    if files.running.exists() and not files.previous.exists():
+        os.link(files.running, files.previous)
+    _run(files, overlay, files.config)
+
+
+def _run(files: InstanceFiles, overlay: bytes, config: Path) -> None:
+    new = beside(files.running)
+    new.unlink(missing_ok=True)
+    os.link(config, new)
+    replace_file(files.overlay, overlay)
+    rename_synced(new, files.running)
+    # Renaming one name of a file over another name of it does nothing: see rename(2).
+    new.unlink(missing_ok=True)
+
+
+def confirm_run(files: InstanceFiles) -> None:
+    """The running configuration works: what ran before is not needed any more."""
+    files.previous.unlink(missing_ok=True)
+
+
+def return_run(files: InstanceFiles, overlay: bytes) -> None:
+    """The running configuration does not work: what ran before, if anything did, takes its place again."""
+    if files.previous.exists():
+        replace_file(files.overlay, overlay)
+        rename_synced(files.previous, files.running)
+        files.previous.unlink(missing_ok=True)
+    else:
+        files.running.unlink(missing_ok=True)
+        files.overlay.unlink(missing_ok=True)
+
+
+def require_socket_room(files: InstanceFiles, sockets: tuple[Path, ...]) -> None:
+    """
+    Make sure that haproxy can make its sockets anew: where it cannot, a reload ends it.
+
+    @raise OSError: as the system says.
+    """
+    for directory in {files.directory, *(path.parent for path in sockets)}:
+        trial, second = directory / ".trial", directory / ".trial.bak"
+        try:
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.bind(str(trial))
+            os.link(trial, second)
+        finally:
+            for path in (trial, second):
+                path.unlink(missing_ok=True)
+
+
+def read_config(path: Path) -> HaproxyConfig | None:
+    """What a configuration file says; None where there is no such file."""
+    try:
+        return parse_config(path.read_bytes())
+    except FileNotFoundError:
+        return None
 
 
 def log_size(files: InstanceFiles) -> int:

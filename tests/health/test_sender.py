@@ -190,9 +190,11 @@ class CadenceTests(SenderTestCase):
     """When heartbeats leave."""
 
     def test_phase(self) -> None:
-        """The first one leaves after a part of an interval, the others an interval after it."""
+        """The first one leaves at once, the second after a part of an interval, the others an interval after that."""
         receiver = self.receiver()
         self.started(receiver.controller, phase=0.75)
+        self.pass_time(0)
+        self.assertEqual(len(receiver.hear()), 1)
         self.pass_time(7.375)
         self.assertEqual(receiver.hear(), [])
         self.pass_time(0.125)
@@ -203,7 +205,7 @@ class CadenceTests(SenderTestCase):
         self.assertEqual(len(receiver.hear()), 1)
 
     def test_no_drift(self) -> None:
-        """However long a round takes, the next one begins a whole number of intervals after the first."""
+        """However long a round takes, the next one begins a whole number of intervals after the second."""
         receiver = self.receiver()
         begun = self.clock.seconds()
 
@@ -215,8 +217,8 @@ class CadenceTests(SenderTestCase):
         self.question = slow
         self.started(receiver.controller, phase=0.5)
         self.pass_time(100)
-        self.assertEqual(self.asked, [begun + 5.0 + INTERVAL * number for number in range(10)])
-        self.assertEqual(len(receiver.hear()), 10)
+        self.assertEqual(self.asked, [begun, *(begun + 5.0 + INTERVAL * number for number in range(10))])
+        self.assertEqual(len(receiver.hear()), 11)
 
     def test_sequence(self) -> None:
         """Heartbeats are numbered from 0, and one that did not leave takes no number."""

@@ -257,6 +257,9 @@ class LoadBalancer:
     check: str = "check inter 200ms fall 1 rise 1"
     extra_binds: tuple[str, ...] = ()
     extra_global: tuple[str, ...] = ()
+    extra_defaults: tuple[str, ...] = ()
+    extra_servers: int = 0
+    """How many servers there are beside the members, in a backend of their own that nobody uses."""
 
     def config(self) -> bytes:
         binds = [f"bind 127.0.0.1:{self.port} {self.bind_options}", *(f"bind {bind}" for bind in self.extra_binds)]
@@ -273,11 +276,14 @@ class LoadBalancer:
                 "    timeout connect 5s",
                 "    timeout client 50s",
                 "    timeout server 50s",
+                *(f"    {line}" for line in self.extra_defaults),
                 f"frontend {self.listener_id}",
                 *(f"    {bind}" for bind in binds),
                 f"    default_backend {self.pool_id}:{self.listener_id}",
                 f"backend {self.pool_id}:{self.listener_id}",
                 *(f"    {server}" for server in servers),
+                *(["backend unused"] if self.extra_servers else []),
+                *(f"    server s{number} 127.0.0.1:9 weight 1" for number in range(self.extra_servers)),
                 "",
             ]
         ).encode()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.error import ProcessTerminated
 
-from tests.integration.harness import AgentTestCase, LoadBalancer, get, wait_until
+from tests.integration.harness import AgentProcess, AgentTestCase, LoadBalancer, free_port, get, wait_until
 from tests.integration.support import count, requires
 
 
@@ -86,7 +87,12 @@ class AdoptionTests(AgentTestCase):
             process.send_signal(signal.SIGKILL)
         await wait_until(lambda: not self.agent.all_haproxies(), "haproxies to end")
         await self.agent.start()
-        self.assertEqual(["ACTIVE", "STOPPED"], [await self.status(running), await self.status(stopped)])
+
+        async def up() -> bool:
+            return await self.status(running) == "ACTIVE"
+
+        await wait_until(up, "what should run to run")
+        self.assertEqual("STOPPED", await self.status(stopped))
         self.assertIn(b"200 OK", await get(running.port))
 
     async def test_pid_files_that_lie(self) -> None:
@@ -107,3 +113,45 @@ class AdoptionTests(AgentTestCase):
             self.assertEqual(2, len(self.agent.all_haproxies()))
         await self.client.stop(balancer.listener_id)
         self.assertEqual([], self.agent.all_haproxies())
+
+    async def test_killed_in_a_start(self) -> None:
+        """A haproxy that was still loading when its agent was killed is found, though it has no pid file yet."""
+        # Large enough that loading takes a while.
+        balancer = LoadBalancer(extra_servers=40_000)
+        await self.client.upload_haproxy(balancer.listener_id, balancer.config())
+        starting = Deferred.fromCoroutine(self.client.start(balancer.listener_id))
+        starting.addErrback(lambda _: None)
+        await wait_until(lambda: any("-Ws" in one.command_line() for one in self.agent.all_haproxies()), "a start")
+        await self.agent.end(signal.SIGKILL)
+        await self.agent.start()
+
+        async def up() -> bool:
+            return await self.status(balancer) == "ACTIVE"
+
+        await wait_until(up, "the listener to be up")
+        await starting
+        self.assertEqual(2, len(self.agent.all_haproxies()))
+        await self.client.stop(balancer.listener_id)
+        self.assertEqual([], self.agent.all_haproxies())
+
+    async def test_last_answer(self) -> None:
+        """An agent that is told to end finishes what it was asked for, and answers."""
+        balancer = LoadBalancer(extra_servers=20_000)
+        await self.client.upload_haproxy(balancer.listener_id, balancer.config())
+        starting = Deferred.fromCoroutine(self.client.start(balancer.listener_id))
+        await wait_until(lambda: any("-Ws" in one.command_line() for one in self.agent.all_haproxies()), "a start")
+        await self.agent.end()
+        self.assertEqual(202, (await starting).status)
+        self.assertEqual(2, len(self.agent.all_haproxies()))
+
+    async def test_second_agent(self) -> None:
+        """A second agent on the same files ends at once, says why, and takes nothing from the first."""
+        balancer = await self.running(LoadBalancer(members=(self.new_member(),)))
+        second = AgentProcess(self.directory, self.pki, free_port())
+        reason = await second.spawn()
+        assert isinstance(reason, ProcessTerminated), second.log
+        self.assertEqual(1, reason.exitCode)
+        self.assertIn(f"another agent runs with base_path {self.agent.base_path}", second.log)
+        await self.client.upload_haproxy(balancer.listener_id, balancer.config())
+        await self.client.reload(balancer.listener_id)
+        self.assertIn(b"200 OK", await get(balancer.port))

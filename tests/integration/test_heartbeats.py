@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from typing import Any, cast
 
 from twisted.internet.defer import gatherResults
@@ -14,8 +15,10 @@ from tests.integration.support import requires
 KEY = "a key of the tests"
 
 
-@requires("haproxy")
-class HeartbeatTests(AgentTestCase):
+class HeartbeatTestCase(AgentTestCase):
+    interval = 1
+    """Seconds from one regular heartbeat to the next."""
+
     async def setUp(self) -> None:  # type: ignore[override]
         super().setUp()
         self.heard: list[Heartbeat] = []
@@ -23,7 +26,7 @@ class HeartbeatTests(AgentTestCase):
         ports = [controller.port for controller in self.controllers]
         self.agent.options = {
             "health_manager": {
-                "heartbeat_interval": 1,
+                "heartbeat_interval": self.interval,
                 "controller_ip_port_list": ", ".join(f"127.0.0.1:{port}" for port in ports),
             }
         }
@@ -55,6 +58,9 @@ class HeartbeatTests(AgentTestCase):
         """So many requests; the sum of the bytes that came back."""
         return sum(len(answer) for answer in await gatherResults([get(balancer.port) for _ in range(number)]))
 
+
+@requires("haproxy")
+class HeartbeatTests(HeartbeatTestCase):
     async def test_nothing_to_tell(self) -> None:
         """An amphora without a load balancer sends heartbeats, too (B11)."""
         heartbeat = await self.next_heartbeat()
@@ -143,3 +149,49 @@ class HeartbeatTests(AgentTestCase):
         await wait_until(lambda: len(self.heard[-1].message["listeners"]) == 2, "it to be told again")
         sequences = sorted(heartbeat.sequence for heartbeat in self.heard)
         self.assertEqual(list(range(sequences[0], sequences[0] + len(sequences))), sequences)
+
+
+@requires("haproxy")
+class ChangeTests(HeartbeatTestCase):
+    """Heartbeats between the regular ones, which are ten minutes apart here."""
+
+    interval = 600
+
+    async def told_soon(self, condition: Callable[[Heartbeat], bool], what: str) -> None:
+        """Wait for a heartbeat that says so, and see that it was not a regular one that had to bring it."""
+        await wait_until(lambda: any(condition(heartbeat) for heartbeat in self.heard), what)
+
+    async def test_first_at_once(self) -> None:
+        """An agent that has started says so without waiting for its interval."""
+        await wait_until(lambda: self.heard, "the first heartbeat")
+
+    async def test_changes(self) -> None:
+        """A listener that comes, a member that goes and comes, a haproxy that dies: each is told by itself."""
+        first, second = self.new_member(), self.new_member()
+        balancer = await self.running(LoadBalancer(members=(first, second)))
+        key = f"{balancer.pool_id}:{balancer.listener_id}"
+
+        def told(status: str) -> Callable[[Heartbeat], bool]:
+            def is_told(heartbeat: Heartbeat) -> bool:
+                pool = heartbeat.message["pools"].get(key, {"members": {}})
+                return bool(pool["members"].get(second.name, "").startswith(status))
+
+            return is_told
+
+        await self.told_soon(told("UP"), "the new listener to be told")
+        self.heard.clear()
+        await second.down()
+        await self.told_soon(told("DOWN"), "the member to be told down")
+        self.heard.clear()
+        second.up()
+        await self.told_soon(told("UP"), "the member to be told up")
+        self.heard.clear()
+        master = self.agent.haproxy(balancer.listener_id)
+        assert master is not None
+        master.send_signal(signal.SIGKILL)
+        await wait_until(lambda: self.heard, "the death or the restart to be told")
+        self.heard.clear()
+        await self.client.delete(balancer.listener_id)
+        await self.told_soon(lambda heartbeat: heartbeat.message["listeners"] == {}, "the deletion to be told")
+        # Ten or so in all this time, though members were checked and requests answered: one for each change.
+        self.assertLess(self.heard[-1].sequence, 20)

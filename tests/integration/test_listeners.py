@@ -107,7 +107,7 @@ class ListenerRouteTests(RouteTestCase):
         await self.assert_answer("DELETE", listener, 200, {"message": "OK"})
         await self.assert_answer("GET", "/listeners", 200, [])
         self.assertEqual(
-            {"certs", "notify.sock", "spool", "stats_counters.json"},
+            {"agent.lock", "certs", "notify.sock", "spool", "stats_counters.json"},
             {entry.name for entry in self.agent.base_path.iterdir()} | {"stats_counters.json"},
         )
 
@@ -189,6 +189,47 @@ class ListenerRouteTests(RouteTestCase):
         await self.assert_answer("DELETE", f"/listeners/{other}", 200, {"message": "OK"})
         self.assertEqual(404, (await self.call("GET", f"/listeners/{other}")).status)
 
+    async def test_nothing_to_listen_with(self) -> None:
+        """An upload without any frontend, an empty one first of all, is refused: it would end all service."""
+        balancer = await self.running(LoadBalancer(members=(self.new_member(),)))
+        for config in (b"", b"# nothing\n", b"backend b\n    mode http\n"):
+            answer = await self.call("PUT", self.upload_path(balancer.listener_id), config)
+            self.assertEqual((400, "Invalid request"), (answer.status, answer.json["message"]))
+            self.assertIn("no frontend", answer.json["details"])
+        self.assertEqual(balancer.config(), await self.client.haproxy(balancer.listener_id))
+
+    async def test_sockets_of_others(self) -> None:
+        """A configuration may not make a socket where the agent, or another listener, has one."""
+        base = self.agent.base_path
+        listener_id, other = new_id(), new_id()
+        for path in (
+            base / "notify.sock",
+            base / f"{other}.sock",
+            base / other / "agent.sock",
+            base / listener_id / "agent.sock",
+            base / listener_id / "master.sock",
+            base / listener_id / ".." / "notify.sock",
+        ):
+            balancer = LoadBalancer(
+                listener_id=listener_id, extra_global=(f"stats socket {path} mode 0666 level user",)
+            )
+            answer = await self.call("PUT", self.upload_path(listener_id), balancer.config())
+            self.assertEqual((400, "Invalid request"), (answer.status, answer.json["message"]))
+            self.assertIn("is not this listener's to make", answer.json["details"])
+
+    async def test_clients_that_do_not_wait(self) -> None:
+        """Whoever asks and leaves before the answer leaves no trace in the log."""
+        await self.running(LoadBalancer())
+        raw = self.raw_client()
+
+        def ask_and_leave() -> None:
+            for _ in range(20):
+                with raw.connect() as connection:
+                    connection.sendall(b"GET /v0.1/listeners HTTP/1.1\r\nHost: a\r\n\r\n" * 3)
+
+        await deferToThread(ask_and_leave)
+        self.assertEqual(1, len(await self.client.listeners()))
+
     async def test_configuration_comes_back_byte_for_byte(self) -> None:
         """What is answered is what was uploaded: CRLF, characters that are not UTF-8, large, and all (A21, A22)."""
         for config in (
@@ -230,14 +271,15 @@ class ListenerRouteTests(RouteTestCase):
         await self.assert_answer("PUT", f"/listeners/{balancer.listener_id}/stop", 500, failed)
 
     async def test_start_fails(self) -> None:
-        """A start that fails is answered with haproxy's words; nothing runs then and the listener is STOPPED."""
+        """A start on an address that another listener has names that one; nothing runs then, and it is STOPPED."""
         holder = await self.running(LoadBalancer(members=(self.new_member(),)))
         balancer = LoadBalancer(port=holder.port)
         await self.client.upload_haproxy(balancer.listener_id, balancer.config())
         answer = await self.call("PUT", f"/listeners/{balancer.listener_id}/start")
         self.assertEqual((500, "Error starting haproxy"), (answer.status, answer.json["message"]))
         self.assertIn(
-            f"cannot bind socket (Address already in use) for [127.0.0.1:{holder.port}]", answer.json["details"]
+            f"cannot bind 127.0.0.1:{holder.port} (Address already in use): listener {holder.listener_id} has it",
+            answer.json["details"],
         )
         self.assertIsNone(self.agent.haproxy(balancer.listener_id))
         status = await self.client.listener(balancer.listener_id)
@@ -397,6 +439,11 @@ class CertificateRouteTests(RouteTestCase):
             answer = await self.call("PUT", self.certificate, pem)
             self.assertEqual((400, message), (answer.status, answer.json["message"]))
         self.assertEqual(good, (self.directory_of_certificates / "www.example.com.pem").read_bytes())
+
+    async def test_too_large(self) -> None:
+        """A certificate of more than a mebibyte is none."""
+        answer = await self.call("PUT", self.certificate, b"x" * (1024 * 1024 + 1))
+        self.assertEqual((413, "Content Too Large"), (answer.status, answer.json["message"]))
 
     async def test_bad_filename(self) -> None:
         """Only names of letters, digits, dots, underscores and hyphens that end in .pem are taken."""

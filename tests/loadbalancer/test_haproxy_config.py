@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from amphora.loadbalancer.haproxy_config import FrontendConfig, HaproxyConfig, parse_config
+from amphora.network.bind import Bind
 
 BALANCER = "7a1b2c3d-0000-4000-8000-000000000001"
 LISTENER = "7a1b2c3d-0000-4000-8000-00000000000a"
@@ -71,15 +72,44 @@ class ParseConfigTests(SynchronousTestCase):
             config,
             HaproxyConfig(
                 frontends=(
-                    FrontendConfig(LISTENER, "http", tls=True),
-                    FrontendConfig("7a1b2c3d-0000-4000-8000-00000000000b", "tcp", tls=False),
+                    FrontendConfig(LISTENER, "http", tls=True, binds=(Bind("10.0.0.5", 443),)),
+                    FrontendConfig(
+                        "7a1b2c3d-0000-4000-8000-00000000000b", "tcp", tls=False, binds=(Bind("10.0.0.5", 8080),)
+                    ),
                 ),
                 stats_sockets=(Path(f"/var/lib/octavia/{BALANCER}.sock"),),
                 members=2,
                 own_group=False,
+                state_file=Path(f"/var/lib/octavia/{BALANCER}/servers-state"),
             ),
         )
         self.assertEqual("TERMINATED_HTTPS", config.listener_type)
+
+    def test_binds(self) -> None:
+        """Addresses are read in all the forms that name one literally; others are left out."""
+        for line, expected in {
+            "10.0.0.5:80": [Bind("10.0.0.5", 80)],
+            ":80": [Bind("0.0.0.0", 80)],
+            "*:80,10.0.0.5:81": [Bind("0.0.0.0", 80), Bind("10.0.0.5", 81)],
+            "ipv4@:80": [Bind("0.0.0.0", 80)],
+            "ipv6@:80": [Bind("::", 80)],
+            "2001:DB8:0:0::1:443": [Bind("2001:db8::1", 443)],
+            "[2001:db8::1]:443": [Bind("2001:db8::1", 443)],
+            ":::80 v6only": [Bind("::", 80, v6only=True)],
+            "10.0.0.5:80-82": [Bind("10.0.0.5", port) for port in (80, 81, 82)],
+            "10.0.0.5:80 interface eth1": [Bind("10.0.0.5", 80, "eth1")],
+            "10.0.0.5:80 transparent": [],
+            "10.0.0.5:80 namespace other": [],
+            "/run/socket": [],
+            "unix@/run/socket": [],
+            "abns@name": [],
+            "fd@3": [],
+            "host.example.com:80": [],
+            '"${VIP}":80': [],
+            "10.0.0.5": [],
+        }.items():
+            (frontend,) = parse_config(f"frontend f\n bind {line}\n".encode()).frontends
+            self.assertEqual(expected, list(frontend.binds), line)
 
     def test_nothing(self) -> None:
         """An empty configuration describes nothing."""

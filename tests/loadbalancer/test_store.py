@@ -72,9 +72,9 @@ class LayoutTests(StoreTestCase):
     def test_all_in_one_directory(self) -> None:
         """Everything of an instance but its certificates is in its directory, each file under a name of its own."""
         names = ("config", "candidate", "overlay", "overlay_candidate", "pid_file", "stats_socket", "master_socket")
-        paths = [getattr(self.files, name) for name in (*names, "log", "state")]
+        paths = [getattr(self.files, name) for name in (*names, "log", "state", "running", "previous")]
         self.assertEqual({self.files.directory}, {path.parent for path in paths})
-        self.assertEqual(9, len(set(paths)))
+        self.assertEqual(11, len(set(paths)))
 
     def test_prepare(self) -> None:
         """The directories are made, those that hold what clients sent for us alone; again, nothing changes."""
@@ -95,7 +95,7 @@ class LayoutTests(StoreTestCase):
         (self.store.base_path / OTHER).touch()
         self.store.prepare()
         self.assertEqual([], os.listdir(self.store.spool))
-        self.assertEqual(["agent.cfg", "haproxy.cfg", "instance.json"], self.names())
+        self.assertEqual(["haproxy.cfg", "instance.json"], self.names())
         self.assertEqual(["a.pem"], os.listdir(self.files.certificates))
         self.assertEqual([".a.new"], os.listdir(self.store.base_path / "not-ours"))
 
@@ -188,12 +188,11 @@ class ConfigurationTests(StoreTestCase):
     """Uploads: staged, then accepted or refused."""
 
     def test_accept(self) -> None:
-        """An accepted upload is the configuration, with its overlay and its memory, for us alone."""
+        """An accepted upload is the configuration, with its memory, for us alone; what runs goes on with its own."""
         self.accepted(b"new")
         self.assertEqual(b"new", self.files.config.read_bytes())
-        self.assertEqual(b"overlay of new", self.files.overlay.read_bytes())
         self.assertEqual(RUNNING, store.load_state(self.files))
-        self.assertEqual(["agent.cfg", "haproxy.cfg", "instance.json"], self.names())
+        self.assertEqual(["haproxy.cfg", "instance.json"], self.names())
         self.assertEqual(0o600, stat.S_IMODE(self.files.config.stat().st_mode))
         self.assertEqual([], os.listdir(self.store.spool))
 
@@ -202,7 +201,6 @@ class ConfigurationTests(StoreTestCase):
         self.accepted()
         store.stage_configuration(self.files, self.spooled(), b"overlay")
         self.assertEqual(b"old", self.files.config.read_bytes())
-        self.assertEqual(b"overlay of old", self.files.overlay.read_bytes())
         self.assertEqual(b"new", self.files.candidate.read_bytes())
         self.assertEqual(b"overlay", self.files.overlay_candidate.read_bytes())
 
@@ -212,8 +210,7 @@ class ConfigurationTests(StoreTestCase):
         store.stage_configuration(self.files, self.spooled(), b"overlay")
         store.refuse_configuration(self.files, RUNNING)
         self.assertEqual(b"old", self.files.config.read_bytes())
-        self.assertEqual(b"overlay of old", self.files.overlay.read_bytes())
-        self.assertEqual(["agent.cfg", "haproxy.cfg", "instance.json"], self.names())
+        self.assertEqual(["haproxy.cfg", "instance.json"], self.names())
 
     def test_refuse_the_first(self) -> None:
         """Of a first upload that was refused, it is remembered that there was one."""
@@ -229,7 +226,7 @@ class ConfigurationTests(StoreTestCase):
         store.stage_configuration(self.files, self.spooled(), b"overlay")
         with full_disk():
             store.refuse_configuration(self.files, RUNNING)
-        self.assertEqual(["agent.cfg", "haproxy.cfg", "instance.json"], self.names())
+        self.assertEqual(["haproxy.cfg", "instance.json"], self.names())
 
     def test_stage_on_a_full_disk(self) -> None:
         """An upload that finds no room leaves nothing: of a new instance, not even a directory."""
@@ -240,7 +237,7 @@ class ConfigurationTests(StoreTestCase):
         self.accepted()
         with full_disk():
             self.assertRaises(OSError, store.stage_configuration, self.files, spooled, b"overlay")
-        self.assertEqual(["agent.cfg", "haproxy.cfg", "instance.json"], self.names())
+        self.assertEqual(["haproxy.cfg", "instance.json"], self.names())
 
     def test_accept_on_a_full_disk(self) -> None:
         """An upload whose memory finds no room is not accepted, in no part."""
@@ -249,9 +246,8 @@ class ConfigurationTests(StoreTestCase):
         with full_disk():
             self.assertRaises(OSError, store.accept_configuration, self.files, InstanceState(amphora_id=OTHER))
         self.assertEqual(b"old", self.files.config.read_bytes())
-        self.assertEqual(b"overlay of old", self.files.overlay.read_bytes())
         self.assertEqual(RUNNING, store.load_state(self.files))
-        self.assertEqual(["agent.cfg", "haproxy.cfg", "instance.json"], self.names())
+        self.assertEqual(["haproxy.cfg", "instance.json"], self.names())
 
     def test_accept_fails_half_way(self) -> None:
         """Where the configuration cannot take its place, the old one stays, and with it what is remembered."""
@@ -261,7 +257,80 @@ class ConfigurationTests(StoreTestCase):
         store.stage_configuration(self.files, self.spooled(), b"overlay")
         self.assertRaises(OSError, store.accept_configuration, self.files, InstanceState())
         self.assertEqual(RUNNING, store.load_state(self.files))
-        self.assertEqual(["agent.cfg", "haproxy.cfg", "instance.json"], self.names())
+        self.assertEqual(["haproxy.cfg", "instance.json"], self.names())
+
+
+class RunTests(StoreTestCase):
+    """What haproxy is given, and what it was given before."""
+
+    def uploaded(self, content: bytes) -> None:
+        self.accepted(content)
+
+    def running(self) -> tuple[bytes, bytes]:
+        return self.files.running.read_bytes(), self.files.overlay.read_bytes()
+
+    def confirmed(self, content: bytes) -> None:
+        self.uploaded(content)
+        store.begin_run(self.files, b"overlay of " + content)
+        store.confirm_run(self.files)
+
+    def test_confirmed(self) -> None:
+        """What came up is what runs, and nothing is left of what ran before."""
+        self.confirmed(b"one")
+        self.confirmed(b"two")
+        self.assertEqual((b"two", b"overlay of two"), self.running())
+        self.assertEqual(["agent.cfg", "haproxy.cfg", "instance.json", "running.cfg"], self.names())
+
+    def test_returned(self) -> None:
+        """What did not come up gives way to what ran before; the upload stays as it is."""
+        self.confirmed(b"one")
+        self.uploaded(b"two")
+        store.begin_run(self.files, b"overlay of two")
+        self.assertEqual((b"two", b"overlay of two"), self.running())
+        store.return_run(self.files, b"overlay of one")
+        self.assertEqual((b"one", b"overlay of one"), self.running())
+        self.assertEqual(b"two", self.files.config.read_bytes())
+        self.assertEqual(["agent.cfg", "haproxy.cfg", "instance.json", "running.cfg"], self.names())
+
+    def test_first_that_fails(self) -> None:
+        """Where nothing ran before, nothing is left to run."""
+        self.uploaded(b"one")
+        store.begin_run(self.files, b"overlay")
+        store.return_run(self.files, b"")
+        self.assertEqual(["haproxy.cfg", "instance.json"], self.names())
+
+    def test_same_again(self) -> None:
+        """The same upload once more, confirmed or not, leaves all as it is."""
+        self.confirmed(b"one")
+        for end in (lambda: store.confirm_run(self.files), lambda: store.return_run(self.files, b"overlay of one")):
+            store.begin_run(self.files, b"overlay of one")
+            end()
+            self.assertEqual((b"one", b"overlay of one"), self.running())
+            self.assertEqual(["agent.cfg", "haproxy.cfg", "instance.json", "running.cfg"], self.names())
+
+    def test_broken_off(self) -> None:
+        """An agent that dies in between leaves what ran before, however often that happens."""
+        self.confirmed(b"one")
+        for content in (b"two", b"three"):
+            self.uploaded(content)
+            store.begin_run(self.files, b"overlay")
+            self.assertEqual(b"one", self.files.previous.read_bytes())
+
+    def test_full_disk(self) -> None:
+        """Without room for the overlay, what runs is as it was."""
+        self.confirmed(b"one")
+        self.uploaded(b"two")
+        with full_disk():
+            self.assertRaises(OSError, store.begin_run, self.files, b"overlay of two")
+        self.assertEqual((b"one", b"overlay of one"), self.running())
+
+    def test_read_config(self) -> None:
+        """A configuration that is not there is None."""
+        self.assertIsNone(store.read_config(self.files.running))
+        self.confirmed(b"backend b\n server a 127.0.0.1\n")
+        config = store.read_config(self.files.running)
+        assert config is not None
+        self.assertEqual(1, config.members)
 
 
 class LogTests(StoreTestCase):
@@ -396,7 +465,6 @@ class RemoveTests(StoreTestCase):
         """A removal that was broken off is finished by the next: the memory of it goes last."""
         self.accepted(state=InstanceState(deleted=True))
         self.files.config.unlink()
-        self.files.overlay.unlink()
         self.assertEqual([ID], self.store.instance_ids())
         self.assertTrue(store.load_state(self.files).deleted)
         self.remove()
