@@ -26,6 +26,8 @@ class JobQueue:
     _name: str
     _idle: Callable[[], None]
     """Called whenever the last job has ended."""
+    _foreseen: tuple[type[Exception], ...] = ()
+    """Failures that are somebody's business, not a fault of the program."""
     _lock: DeferredLock = field(init=False, factory=DeferredLock)
 
     def run(self, work: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> Deferred[T]:
@@ -45,11 +47,7 @@ class JobQueue:
             if not waiter.called:
                 waiter.errback(reason)
             else:
-                self._log.error(
-                    "{name}: a job failed whose client had gone away: {reason}",
-                    name=self._name,
-                    reason=repr(reason.value),
-                )
+                self._tell(reason)
 
         def ended(_: object) -> None:
             if not self._lock.locked:
@@ -58,6 +56,13 @@ class JobQueue:
         job: Deferred[T] = self._lock.run(lambda: Deferred.fromCoroutine(work()))
         job.addBoth(_also(ended)).addCallbacks(succeeded, failed)
         return waiter
+
+    def _tell(self, reason: Failure) -> None:
+        text = "{name}: a job failed whose client had gone away"
+        if isinstance(reason.value, self._foreseen):
+            self._log.error(text + ": {reason}", name=self._name, reason=repr(reason.value))
+        else:
+            self._log.failure(text, reason, name=self._name)
 
     def finished(self) -> Deferred[None]:
         """Fires when all jobs that are here now have ended."""

@@ -212,7 +212,7 @@ class ProcessIdentity:
         """Signal this very process, never a later one with its id; False where it is gone."""
         try:
             handle = os.pidfd_open(self.pid)
-        except ProcessLookupError:
+        except OSError:
             return False
         try:
             if not self.alive:
@@ -267,7 +267,8 @@ class ProcessWatch:
         """
         try:
             self._handle = os.pidfd_open(self.identity.pid)
-        except ProcessLookupError:
+        except OSError:
+            # It is gone, or the number is a thread's.
             return False
         if not self.identity.alive:
             self._forget()

@@ -12,12 +12,16 @@ from twisted.trial.unittest import SynchronousTestCase
 from amphora.jobs import JobQueue
 
 
+class Foreseen(Exception):
+    """A failure that the object's users know of."""
+
+
 class JobQueueTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.begun: list[str] = []
         self.gates: dict[str, Deferred[str]] = {}
         self.idle = 0
-        self.queue = JobQueue("an object", self.note_idle)
+        self.queue = JobQueue("an object", self.note_idle, (Foreseen,))
 
     def note_idle(self) -> None:
         self.idle += 1
@@ -106,13 +110,22 @@ class JobQueueTests(SynchronousTestCase):
         first.cancel()
         self.failureResultOf(first)
         with capturedLogs() as events:
-            self.gates["a"].errback(ValueError("the disk is full"))
-            self.gates["b"].errback(ValueError("no"))
-        self.failureResultOf(second, ValueError)
+            self.gates["a"].errback(Foreseen("the disk is full"))
+            self.gates["b"].errback(Foreseen("no"))
+        self.failureResultOf(second, Foreseen)
         (event,) = events
         self.assertEqual(
-            (LogLevel.error, "an object", "the disk is full"), (event["log_level"], event["name"], event["reason"])
+            (LogLevel.error, "an object", "Foreseen('the disk is full')"),
+            (event["log_level"], event["name"], event["reason"]),
         )
+
+    def test_unforeseen_failure_that_nobody_waits_for(self) -> None:
+        """A fault of the program is logged with its traceback."""
+        waiter = self.queue.run(self.job("a"))
+        waiter.cancel()
+        self.failureResultOf(waiter)
+        self.gates["a"].errback(ValueError("what is this"))
+        self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))
 
     def test_idle(self) -> None:
         """When the last job has ended, and not before, that is told; before its waiter hears."""

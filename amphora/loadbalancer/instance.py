@@ -28,6 +28,7 @@ from amphora.loadbalancer.errors import (
     ActionFailed,
     InstanceNotFound,
     InvalidConfiguration,
+    LoadBalancerError,
     NoConfiguration,
     StorageFailed,
 )
@@ -137,7 +138,7 @@ class Instance:
 
     def __attrs_post_init__(self) -> None:
         self._haproxy = self._surroundings.make_haproxy(self._files, self._haproxy_died)
-        self._jobs = JobQueue(self.instance_id, self._settled)
+        self._jobs = JobQueue(self.instance_id, self._settled, (LoadBalancerError,))
 
     # What can be asked
 

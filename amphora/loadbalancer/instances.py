@@ -92,8 +92,8 @@ class Instances:
 
     def _make(self, instance_id: str) -> Instance:
         def settled() -> None:
-            if not instance.exists:
-                self._known.pop(instance_id, None)
+            if not instance.exists and self._known.get(instance_id) is instance:
+                del self._known[instance_id]
 
         def holder(bind: Bind) -> str | None:
             return next((other.instance_id for other in self._known.values() if other.holds(bind)), None)
