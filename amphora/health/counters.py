@@ -2,12 +2,14 @@
 How much of each listener's traffic the controller was already told, so that it is told the rest, and never twice.
 
 haproxy counts from a worker's start; a heartbeat tells what came since the last one.  So there is a *baseline* for
-each instance: its worker, and what that worker's counters said when they were last told.  Another worker has other
-counters and starts from zero.  Baselines live in a file too, for the next agent:
+each worker of an instance, the one that accepts connections and those that finish theirs after a reload: what its
+counters said when they were last told.  Another worker has other counters and starts from zero.
 
-    {"version": 1, "boot": BOOT_ID, "since": TICKS,
-     "instances": {INSTANCE: {"pid": PID, "started": TICKS,
-                              "listeners": {LISTENER: {"tx": n, "rx": n, "totconns": n, "ereq": n}}}}}
+Baselines live in a file too, for the next agent:
+
+    {"version": 2, "boot": BOOT_ID, "since": TICKS,
+     "instances": {INSTANCE: [{"pid": PID, "started": TICKS,
+                               "listeners": {LISTENER: {"tx": n, "rx": n, "totconns": n, "ereq": n}}}]}}
 
 When in doubt, traffic is lost rather than told twice:
 
@@ -40,11 +42,11 @@ from twisted.logger import Logger
 
 from amphora.files import beside
 from amphora.health.message import Traffic, traffic_by_listener
-from amphora.loadbalancer.sample import InstanceSample
+from amphora.loadbalancer.sample import InstanceSample, OldFigures
 from amphora.process import ProcessIdentity
 
 FILE_NAME: Final = "stats_counters.json"
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 
 
 @frozen
@@ -60,7 +62,7 @@ class Deltas:
     """What a heartbeat will tell, by listener id, and the baselines, by instance id, that hold once it was told."""
 
     traffic: Mapping[str, Traffic]
-    baselines: Mapping[str, Baseline]
+    baselines: Mapping[str, tuple[Baseline, ...]]
 
 
 class Counters:
@@ -82,9 +84,9 @@ class Counters:
         self._path = directory / FILE_NAME
         self._boot_id = boot_id
         self._since = agent_started
-        self._baselines: Mapping[str, Baseline] = {}
-        self._before: Mapping[str, Baseline] = {}
-        self._written: Mapping[str, Baseline] | None = None
+        self._baselines: Mapping[str, tuple[Baseline, ...]] = {}
+        self._before: Mapping[str, tuple[Baseline, ...]] = {}
+        self._written: Mapping[str, tuple[Baseline, ...]] | None = None
         self._failing = False
 
     def load(self) -> None:
@@ -110,19 +112,18 @@ class Counters:
             its worker with it: its baseline goes too.
         """
         traffic: dict[str, Traffic] = {}
-        baselines: dict[str, Baseline] = {}
+        baselines: dict[str, tuple[Baseline, ...]] = {}
         for sample in samples:
-            known = self._baselines.get(sample.instance_id)
-            now = _reading(sample)
-            if now is None or (known is not None and now.worker.started < known.worker.started):
-                if known is not None:
-                    baselines[sample.instance_id] = known
-                continue
-            told = self._told(sample.instance_id, known, now)
-            baselines[sample.instance_id] = now
-            for listener_id, total in now.listeners.items():
-                came = total.since(told.get(listener_id, Traffic()))
-                traffic[listener_id] = traffic.get(listener_id, Traffic()) + came
+            known = self._baselines.get(sample.instance_id, ())
+            readings = _readings(sample)
+            for now in readings:
+                told = self._told(sample.instance_id, known, now)
+                for listener_id, total in now.listeners.items():
+                    came = total.since(told.get(listener_id, Traffic()))
+                    traffic[listener_id] = traffic.get(listener_id, Traffic()) + came
+            kept = _not_read(known, readings, sample)
+            if readings or kept:
+                baselines[sample.instance_id] = (*readings, *kept)
         return Deltas(traffic, baselines)
 
     def advance(self, deltas: Deltas) -> bool:
@@ -142,17 +143,21 @@ class Counters:
         self._baselines = self._before
         self._write(self._baselines)
 
-    def _told(self, instance_id: str, known: Baseline | None, now: Baseline) -> Mapping[str, Traffic]:
-        """What was told of the worker that answers now."""
-        if known is not None and known.worker == now.worker:
-            return known.listeners
+    def _told(self, instance_id: str, known: tuple[Baseline, ...], now: Baseline) -> Mapping[str, Traffic]:
+        """What was told of a worker that answers now."""
+        for before in known:
+            if before.worker == now.worker:
+                return before.listeners
+        if any(before.worker.started > now.worker.started for before in known):
+            # A later one was told of already: this one's last word was, too.
+            return now.listeners
         if now.worker.started > self._since:
             return {}
         # What it did before is unknown.  That it is told from here on holds even if this heartbeat does not leave.
-        self._baselines = {**self._baselines, instance_id: now}
+        self._baselines = {**self._baselines, instance_id: (*self._baselines.get(instance_id, ()), now)}
         return now.listeners
 
-    def _write(self, baselines: Mapping[str, Baseline]) -> bool:
+    def _write(self, baselines: Mapping[str, tuple[Baseline, ...]]) -> bool:
         """Put baselines into the file; answer whether no others stand there."""
         if self._written == baselines:
             return True
@@ -197,25 +202,50 @@ class Counters:
         )
 
 
-def _reading(sample: InstanceSample) -> Baseline | None:
+def _readings(sample: InstanceSample) -> tuple[Baseline, ...]:
+    """What the workers that have answered say, the one that accepts connections first."""
+    current = () if sample.stats is None or sample.worker is None else (OldFigures(sample.worker, sample.stats),)
+    readings: dict[ProcessIdentity, Baseline] = {}
+    for figures in (*current, *sample.old):
+        # While a reload goes on, the old worker may still be the one that answers.
+        readings.setdefault(
+            figures.worker, Baseline(figures.worker, traffic_by_listener(sample.instance_id, figures.stats))
+        )
+    return tuple(readings.values())
+
+
+def _not_read(
+    known: tuple[Baseline, ...], readings: tuple[Baseline, ...], sample: InstanceSample
+) -> tuple[Baseline, ...]:
+    """
+    The baselines that hold on though their workers did not answer now.
+
+    Where an answer came from an older worker, or none did, the newer one is there all the same.
+    """
+    read = {reading.worker for reading in readings}
+    unread = tuple(baseline for baseline in known if baseline.worker not in read)
     if sample.stats is None or sample.worker is None:
-        return None
-    return Baseline(sample.worker, traffic_by_listener(sample.instance_id, sample.stats))
+        return unread
+    started = sample.worker.started
+    return tuple(baseline for baseline in unread if baseline.worker.started > started)
 
 
-def _document(boot_id: str, since: int, baselines: Mapping[str, Baseline]) -> dict[str, Any]:
+def _document(boot_id: str, since: int, baselines: Mapping[str, tuple[Baseline, ...]]) -> dict[str, Any]:
     instances = {
-        instance_id: {
-            "pid": baseline.worker.pid,
-            "started": baseline.worker.started,
-            "listeners": {listener_id: asdict(total) for listener_id, total in baseline.listeners.items()},
-        }
-        for instance_id, baseline in baselines.items()
+        instance_id: [
+            {
+                "pid": baseline.worker.pid,
+                "started": baseline.worker.started,
+                "listeners": {listener_id: asdict(total) for listener_id, total in baseline.listeners.items()},
+            }
+            for baseline in workers
+        ]
+        for instance_id, workers in baselines.items()
     }
     return {"version": _FORMAT, "boot": boot_id, "since": since, "instances": instances}
 
 
-def _parsed(document: Any, boot_id: str) -> tuple[int, Mapping[str, Baseline]]:
+def _parsed(document: Any, boot_id: str) -> tuple[int, Mapping[str, tuple[Baseline, ...]]]:
     """
     Read what L{_document} wrote.
 
@@ -228,14 +258,17 @@ def _parsed(document: Any, boot_id: str) -> tuple[int, Mapping[str, Baseline]]:
         if document["boot"] != boot_id:
             return 0, {}
         baselines = {
-            instance_id: Baseline(
-                ProcessIdentity(_count(instance["pid"]), _count(instance["started"])),
-                {
-                    listener_id: Traffic(**{name: _count(total[name]) for name in ("tx", "rx", "totconns", "ereq")})
-                    for listener_id, total in instance["listeners"].items()
-                },
+            instance_id: tuple(
+                Baseline(
+                    ProcessIdentity(_count(worker["pid"]), _count(worker["started"])),
+                    {
+                        listener_id: Traffic(**{name: _count(total[name]) for name in ("tx", "rx", "totconns", "ereq")})
+                        for listener_id, total in worker["listeners"].items()
+                    },
+                )
+                for worker in workers
             )
-            for instance_id, instance in document["instances"].items()
+            for instance_id, workers in document["instances"].items()
         }
         return _count(document["since"]), baselines
     except (KeyError, TypeError, AttributeError):

@@ -261,6 +261,7 @@ class HeartbeatSender(Service):
         interval: float,
         samples: Callable[[], Awaitable[Sequence[InstanceSample]]],
         counters: Counters,
+        told: Callable[[Sequence[InstanceSample]], None] = lambda _: None,
         phase: Callable[[], float] = random.random,
         look_up: Callable[[str, int], str] = look_up,
     ) -> None:
@@ -269,6 +270,7 @@ class HeartbeatSender(Service):
         @param interval: Seconds from one heartbeat to the next.
         @param samples: Asks all instances that should be told of.  What takes longer than half an interval is not
             waited for.
+        @param told: Called with what C{samples} answered, when a controller was told of its traffic.
         @param phase: Which part of an interval, from 0 to 1, to wait between the first heartbeat and the second, so
             that amphorae that were started together do not all speak at once for good.
         @param look_up: Finds the address of a name and port, in a thread.
@@ -280,6 +282,7 @@ class HeartbeatSender(Service):
         self._destinations = deque(_Destination(controller) for controller in controllers)
         self._interval = interval
         self._samples = samples
+        self._told = told
         self._ledger = _Ledger(reactor, blocking, counters)
         self._phase = phase
         self._look_up = look_up
@@ -376,6 +379,8 @@ class HeartbeatSender(Service):
         finally:
             if traffic is not None and not delivered:
                 await self._ledger.put_back()
+        if samples is not None and traffic is not None and delivered:
+            self._told(samples)
         self.sent += delivered
 
     async def _read(self) -> Sequence[InstanceSample] | None:

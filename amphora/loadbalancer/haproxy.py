@@ -13,11 +13,12 @@ import os
 import pwd
 import re
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from attrs import define, field, frozen
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import Deferred, TimeoutError, gatherResults
 from twisted.internet.interfaces import IReactorFDSet
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -26,8 +27,11 @@ from amphora.blocking import BlockingCalls
 from amphora.loadbalancer import store
 from amphora.loadbalancer.haproxy_config import HaproxyConfig
 from amphora.loadbalancer.notify import NotifySocket
+from amphora.loadbalancer.old_workers import OldWorker, hold
 from amphora.loadbalancer.processes import Family, find_haproxies, given_files, runs
+from amphora.loadbalancer.sample import OldFigures
 from amphora.loadbalancer.sockets import ISocketReactor, NoAnswer, ask
+from amphora.loadbalancer.stats import UnreadableStats, parse_stats
 from amphora.loadbalancer.store import InstanceFiles
 from amphora.process import (
     CommandFailed,
@@ -46,6 +50,7 @@ STOP_TIMEOUT = 5.0
 """Seconds between asking haproxy to end and ending it."""
 KILL_TIMEOUT = 5.0
 STATE_TIMEOUT = 5.0
+HOLD_TIMEOUT = 2.0
 _POLL = 0.05
 
 
@@ -137,6 +142,8 @@ def overlay_for(files: InstanceFiles, config: HaproxyConfig, *, as_root: bool) -
         "# Written by the amphora agent; read together with haproxy.cfg.",
         "global",
         f"    stats socket {files.stats_socket} mode 600 level admin expose-fd listeners",
+        # How long an interactive session may rest: ours rest from one heartbeat to the next.
+        "    stats timeout 1h",
         "    noreuseport",
     ]
     if as_root and not config.own_group:
@@ -163,6 +170,7 @@ class Haproxy:
     """Called when it ends without having been told to."""
 
     _watch: ProcessWatch | None = field(init=False, default=None)
+    _old: list[OldWorker] = field(init=False, factory=list)
     _stopping: bool = field(init=False, default=False)
     _news: Deferred[None] | None = field(init=False, default=None)
     """Fired by what the job at work waits for: the process is ready, or has ended."""
@@ -234,6 +242,7 @@ class Haproxy:
         deadline = self._reactor.seconds() + patience
         await self._blocking.run(store.trim_log, self._files)
         position = await self._blocking.run(store.log_size, self._files)
+        held = await self._hold()
         try:
             before = await self._processes(deadline)
             self._notify.forget(process.pid)
@@ -247,13 +256,19 @@ class Haproxy:
                 await deferLater(self._reactor, _POLL)
                 after = await self._processes(deadline)
         except TimeoutError:
+            if held is not None:
+                held.finish()
             raise HaproxyFailed(
                 await self._said_since(position, f"haproxy did not finish the reload within {patience:.0f} s")
             ) from None
         if self.process is None:
             raise HaproxyFailed(await self._said_since(position, "haproxy ended while it reloaded"))
         if after.current is None:
+            if held is not None:
+                held.finish()
             raise HaproxyFailed(await self._said_since(position, "haproxy goes on with what it ran before"))
+        if held is not None:
+            self._old.append(held)
         return after
 
     async def stop(self) -> None:
@@ -354,6 +369,53 @@ class Haproxy:
             return False
         return self._begin_watching(process)
 
+    async def _hold(self) -> OldWorker | None:
+        """Keep the worker that a reload is about to replace until its last figures are known."""
+        try:
+            return await hold(self._reactor, self._files.stats_socket, timeout=HOLD_TIMEOUT)
+        except (NoAnswer, UnreadableStats) as error:
+            self._log.warn(
+                "{instance}: the last figures of the worker before this reload will not be known: {error}",
+                instance=self._files.instance_id,
+                error=error,
+            )
+            return None
+
+    async def find_old_workers(self) -> None:
+        """
+        Count on what workers carry that an earlier agent's reload left.
+
+        They are asked through the master, which cannot hold them: what they count after they were last asked is lost.
+        """
+        try:
+            processes = await self._processes(self._reactor.seconds() + HOLD_TIMEOUT)
+        except TimeoutError:
+            return
+        for worker in processes.workers:
+            process = ProcessIdentity.of(worker.pid)
+            if worker.reloads and process is not None:
+                question = b"@!%d show info;@!%d show stat -1 7 -1;quit\n" % (worker.pid, worker.pid)
+                asking = partial(self._ask_master, question)
+                try:
+                    stats = parse_stats(await asking(HOLD_TIMEOUT))
+                except (NoAnswer, UnreadableStats):
+                    continue
+                self._old.append(OldWorker(process, stats, asking, lambda: None))
+
+    async def _ask_master(self, question: bytes, timeout: float) -> bytes:
+        return await ask(self._reactor, self._files.master_socket, question, timeout=timeout)
+
+    async def old_figures(self, timeout: float) -> tuple[OldFigures, ...]:
+        """What old workers carry, each asked for so many seconds at most; of those that have ended, the last word."""
+        old = tuple(self._old)
+        await gatherResults([Deferred.fromCoroutine(worker.read(timeout)) for worker in old], consumeErrors=True)
+        return tuple(OldFigures(worker.process, worker.stats) for worker in old)
+
+    def figures_told(self, figures: Iterable[OldFigures]) -> None:
+        """These were told to a controller: workers whose figures are final are of no interest any more."""
+        told = {each.worker: each.stats for each in figures}
+        self._old = [old for old in self._old if not (old.final and told.get(old.process) == old.stats)]
+
     async def _processes(self, deadline: float) -> Processes:
         """
         Ask the master for its processes.  While it reloads it resets connections or keeps silent: then again.
@@ -389,6 +451,8 @@ class Haproxy:
 
     def stop_watching(self) -> None:
         """This agent ends; haproxy does not."""
+        for old in self._old:
+            old.finish()
         if self._watch is not None:
             self._notify.unsubscribe(self._watch.identity.pid)
             self._watch.stop()

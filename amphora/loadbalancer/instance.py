@@ -171,8 +171,13 @@ class Instance:
 
     async def sample(self, timeout: float) -> InstanceSample:
         """What a heartbeat tells of it, as far as its haproxy answers within so many seconds."""
+        old = await self._haproxy.old_figures(timeout)
         stats, worker = await self._ask_stats(timeout)
-        return InstanceSample(self.instance_id, stats, worker)
+        return InstanceSample(self.instance_id, stats, worker, old)
+
+    def told(self, sample: InstanceSample) -> None:
+        """A controller was told of this sample's traffic."""
+        self._haproxy.figures_told(sample.old)
 
     async def _ask_stats(self, timeout: float) -> tuple[Stats | None, ProcessIdentity | None]:
         if self._haproxy.process is None:
@@ -349,11 +354,13 @@ class Instance:
                 return await self._start_after_crash(config, str(error))
             raise ActionFailed("reload", str(error)) from error
         self._log.info("{instance}: haproxy reloaded", instance=self.instance_id)
-        if processes.old:
+        # One has been replaced just now, and is let go when its figures were read.
+        lingering = processes.old - 1
+        if lingering > 0:
             self._log.warn(
                 "{instance}: {old} old haproxy workers still finish connections that they had before a reload",
                 instance=self.instance_id,
-                old=processes.old,
+                old=lingering,
             )
         process = self._haproxy.process
         if process is None:
@@ -588,6 +595,7 @@ class Instance:
             self._log.info("{instance}: found its haproxy, process {pid}", instance=self.instance_id, pid=process.pid)
             if unsure:
                 await self._finish_reload()
+            await self._haproxy.find_old_workers()
 
     async def _finish_reload(self) -> None:
         """An earlier agent died in a reload: what came of it, haproxy tells."""

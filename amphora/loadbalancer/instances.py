@@ -85,6 +85,13 @@ class Instances:
         present = [instance for instance in self._known.values() if instance.exists and instance.should_run]
         return await _all(instance.sample(timeout) for instance in present)
 
+    def told(self, samples: Iterable[InstanceSample]) -> None:
+        """A controller was told of these samples' traffic."""
+        for sample in samples:
+            instance = self._known.get(sample.instance_id)
+            if instance is not None:
+                instance.told(sample)
+
     async def trim_logs(self) -> None:
         """Keep what haproxies wrote within bounds.  @raise OSError: as the system says."""
         for instance_id in list(self._known):

@@ -59,12 +59,17 @@ class Backend:
 
 @frozen
 class Stats:
-    """One answer: the worker's process id and all of its frontends and backends, in haproxy's order."""
+    """
+    One answer: the worker's process id and all of its frontends and backends, in haproxy's order.
+
+    `stopping` tells that it takes no new connections any more.
+    """
 
     pid: int
     version: str
     frontends: tuple[Frontend, ...]
     backends: tuple[Backend, ...]
+    stopping: bool = False
 
 
 def parse_stats(answer: bytes) -> Stats:
@@ -108,7 +113,13 @@ def parse_stats(answer: bytes) -> Stats:
             backends.append(Backend(name=name, status=row[_STATUS], members=members.pop(name, {})))
         else:
             members.setdefault(name, {})[server] = _member_status(row[_STATUS], row[_WEIGHT])
-    return Stats(pid=pid, version=facts.get("Version", ""), frontends=tuple(frontends), backends=tuple(backends))
+    return Stats(
+        pid=pid,
+        version=facts.get("Version", ""),
+        frontends=tuple(frontends),
+        backends=tuple(backends),
+        stopping=facts.get("Stopping") == "1",
+    )
 
 
 def _rows(table: str) -> Iterator[str]:

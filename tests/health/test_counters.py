@@ -7,12 +7,13 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
+from attrs import evolve
 from twisted.logger import LogEvent, LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from amphora.health.counters import Counters
 from amphora.health.message import Traffic
-from amphora.loadbalancer.sample import InstanceSample
+from amphora.loadbalancer.sample import InstanceSample, OldFigures
 from amphora.loadbalancer.stats import Frontend, Stats
 from amphora.process import ProcessIdentity
 
@@ -75,9 +76,19 @@ class CountersTestCase(SynchronousTestCase):
         """By instance, the bytes that the file says were told of its listeners."""
         instances = json.loads(self.file.read_text())["instances"]
         return {
-            instance_id: sum(total["tx"] for total in instance["listeners"].values())
-            for instance_id, instance in instances.items()
+            instance_id: sum(total["tx"] for worker in workers for total in worker["listeners"].values())
+            for instance_id, workers in instances.items()
         }
+
+
+OLD_BUT_OURS = ProcessIdentity(pid=75, started=1200)
+
+
+def with_old(sample: InstanceSample, worker: ProcessIdentity, sent: int) -> InstanceSample:
+    """The sample with an old worker's figures beside."""
+    stats = reading(worker, sent).stats
+    assert stats is not None
+    return evolve(sample, old=(*sample.old, OldFigures(worker, stats)))
 
 
 class CountersTests(CountersTestCase):
@@ -110,6 +121,34 @@ class CountersTests(CountersTestCase):
         self.told(reading(NEWER, 50))
         self.assertEqual(self.told(reading(NEW, 110)), 0)
         self.assertEqual(self.told(reading(NEWER, 60)), 10)
+
+    def test_old_workers(self) -> None:
+        """What old workers still carry counts on from what was told of them, until they are gone."""
+        self.told(reading(OLD_BUT_OURS, 100))
+        both = with_old(reading(NEWER, 7), OLD_BUT_OURS, 130)
+        self.assertEqual(self.told(both), 37)
+        self.assertEqual(self.told(with_old(reading(NEWER, 9), OLD_BUT_OURS, 200)), 72)
+        self.assertEqual(self.told(reading(NEWER, 9)), 0)
+
+    def test_two_reloads_at_once(self) -> None:
+        """Workers that came and were replaced since the last heartbeat count from zero, each by itself."""
+        self.told(reading(OLD_BUT_OURS, 100))
+        twice = with_old(with_old(reading(NEWER, 5), NEW, 20), OLD_BUT_OURS, 101)
+        self.assertEqual(self.told(twice), 26)
+        self.assertEqual(self.told(twice), 0)
+
+    def test_old_workers_of_a_silent_one(self) -> None:
+        """While the worker that accepts connections is silent, the old ones are told all the same."""
+        self.told(with_old(reading(NEWER, 5), NEW, 20))
+        self.assertEqual(self.told(with_old(silence(), NEW, 30)), 10)
+        self.assertEqual(self.told(with_old(reading(NEWER, 6), NEW, 30)), 1)
+
+    def test_failed_send_of_old_figures(self) -> None:
+        """A heartbeat that did not leave told nothing of an old worker either."""
+        self.told(reading(NEW, 100))
+        both = with_old(reading(NEWER, 7), NEW, 130)
+        self.failed(both)
+        self.assertEqual(self.told(both), 37)
 
     def test_cleared(self) -> None:
         """After an operator cleared haproxy's counters nothing is told once, then what comes."""
@@ -226,7 +265,7 @@ class RestartTests(CountersTestCase):
         damaged = [whole[:length] for length in range(len(whole))]
         damaged += [b"\0" * len(whole), b"[]", b"null", b"[" * 100_000, foreign]
         damaged += [whole.replace(b'"tx":100', other) for other in (b'"tx":-1', b'"tx":true', b'"tx":"100"', b'"x":1')]
-        damaged += [whole.replace(b'"version":1', b'"version":2'), whole.replace(b'"pid":80', b'"pid":null')]
+        damaged += [whole.replace(b'"version":2', b'"version":1'), whole.replace(b'"pid":80', b'"pid":null')]
         for content in damaged:
             self.file.write_bytes(content)
             with capturedLogs() as logs:

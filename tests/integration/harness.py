@@ -244,6 +244,10 @@ class Member:
         await wait_until(lambda: not self.connections, "the member's connections to end")
 
 
+def _member_id(number: int) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, str(number)))
+
+
 @frozen
 class LoadBalancer:
     """A haproxy configuration as Octavia lays it out, with its ids."""
@@ -283,7 +287,7 @@ class LoadBalancer:
                 f"backend {self.pool_id}:{self.listener_id}",
                 *(f"    {server}" for server in servers),
                 *(["backend unused"] if self.extra_servers else []),
-                *(f"    server s{number} 127.0.0.1:9 weight 1" for number in range(self.extra_servers)),
+                *(f"    server {_member_id(number)} 127.0.0.1:9 weight 1" for number in range(self.extra_servers)),
                 "",
             ]
         ).encode()
@@ -304,10 +308,11 @@ def get(port: int, path: str = "/") -> Deferred[bytes]:
 def _get(port: int, path: str) -> bytes:
     with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
         connection.sendall(b"GET %s HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n" % path.encode())
-        return _read_all(connection)
+        return read_all(connection)
 
 
-def _read_all(connection: socket.socket) -> bytes:
+def read_all(connection: socket.socket) -> bytes:
+    """All that comes until the other side closes.  Blocks."""
     answer = b""
     while data := connection.recv(65536):
         answer += data
@@ -349,7 +354,7 @@ class RawClient:
         with self.connect() as connection:
             for segment in segments:
                 connection.sendall(segment)
-            return _read_all(connection)
+            return read_all(connection)
 
 
 def client_context(pki: ThrowAwayPKI, certificate: Path | None = None, key: Path | None = None) -> ssl.SSLContext:

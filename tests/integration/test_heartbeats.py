@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import signal
+import socket
 from collections.abc import Callable
 from typing import Any, cast
 
+from attrs import evolve
 from twisted.internet.defer import gatherResults
+from twisted.internet.threads import deferToThread
 
+from amphora.client import AmphoraFailed
 from amphora.listener import Heartbeat, HeartbeatListener
-from tests.integration.harness import AMPHORA_ID, AgentTestCase, LoadBalancer, get, wait_until
-from tests.integration.support import requires
+from tests.integration.harness import AMPHORA_ID, PATIENCE, AgentTestCase, LoadBalancer, get, read_all, wait_until
+from tests.integration.support import count, requires
 
 KEY = "a key of the tests"
 
@@ -132,6 +136,52 @@ class HeartbeatTests(HeartbeatTestCase):
         await self.next_heartbeat()
         self.assertLessEqual(self.told(balancer.listener_id, "tx"), sent)
 
+    async def test_D1_traffic_over_reloads(self) -> None:
+        """Every byte and connection is told once over reloads: before, while they go on, and of sessions that last."""
+        balancer = await self.running(LoadBalancer(mode="tcp", members=(self.new_member(),)))
+        long = socket.create_connection(("127.0.0.1", balancer.port), timeout=PATIENCE)
+        self.addCleanup(long.close)
+        request = b"GET / HTTP/1.0\r\n"
+        # Half a request, which the member waits on with: this session outlasts all of the reloads.
+        await deferToThread(long.sendall, request)
+        sent = connections = 0
+        for _ in range(5):
+            load = [get(balancer.port) for _ in range(20)]
+            await self.client.reload(balancer.listener_id)
+            sent += sum(len(answer) for answer in await gatherResults(load))
+            connections += 20
+        await deferToThread(long.sendall, b"\r\n")
+        sent += len(await deferToThread(read_all, long))
+        connections += 1
+        long.close()
+        await wait_until(
+            lambda: (
+                self.told(balancer.listener_id, "totconns") >= connections
+                and self.told(balancer.listener_id, "tx") >= sent
+            ),
+            "all traffic to be told",
+        )
+        await self.next_heartbeat()
+        self.assertEqual(sent, self.told(balancer.listener_id, "tx"))
+        self.assertEqual(connections, self.told(balancer.listener_id, "totconns"))
+        # Nobody is kept waiting for the sake of figures.
+        await wait_until(lambda: len(self.agent.all_haproxies()) == 2, "all old workers to end")
+
+    async def test_D1_failed_reload(self) -> None:
+        """A reload that fails costs no figure, and leaves no worker held."""
+        balancer = await self.running(LoadBalancer(mode="tcp", members=(self.new_member(),)))
+        sent = await self.requests(balancer, 10)
+        (worker,) = cast(Any, self.agent.haproxy(balancer.listener_id)).children()
+        await self.client.upload_haproxy(
+            balancer.listener_id, evolve(balancer, extra_binds=("127.0.0.1:1 interface no-such",)).config()
+        )
+        with self.assertRaises(AmphoraFailed):
+            await self.client.reload(balancer.listener_id)
+        sent += await self.requests(balancer, 10)
+        await wait_until(lambda: self.told(balancer.listener_id, "tx") >= sent, "all traffic to be told")
+        self.assertEqual(sent, self.told(balancer.listener_id, "tx"))
+        self.assertTrue(worker.alive)
+
     async def test_hung_haproxy(self) -> None:
         """While a haproxy hangs heartbeats go on; it is told for two more intervals, then no more, then again (B3)."""
         balancer = await self.running(LoadBalancer())
@@ -195,3 +245,23 @@ class ChangeTests(HeartbeatTestCase):
         await self.told_soon(lambda heartbeat: heartbeat.message["listeners"] == {}, "the deletion to be told")
         # Ten or so in all this time, though members were checked and requests answered: one for each change.
         self.assertLess(self.heard[-1].sequence, 20)
+
+
+@requires("haproxy")
+class SizeTests(HeartbeatTestCase):
+    async def test_B7_sizes(self) -> None:
+        """However many members there are, a heartbeat tells all listeners and pools; what it leaves out is logged."""
+        for members in (100, 1_500, 4_000, count(4_000, 10_000)):
+            balancer = await self.running(LoadBalancer(extra_servers=members))
+            self.heard.clear()
+            heartbeat = await self.next_heartbeat()
+            message = heartbeat.message
+            self.assertIn(balancer.listener_id, message["listeners"])
+            pools = {key: pool for key, pool in message["pools"].items() if key.startswith("unused")}
+            self.assertEqual(1, len(pools))
+            (pool,) = pools.values()
+            self.assertLessEqual(len(pool["members"]), members)
+            left_out = members - len(pool["members"])
+            self.assertEqual(left_out > 0, "are left out" in self.agent.log)
+            self.assertEqual(members <= 1_500, left_out == 0)
+            await self.client.delete(balancer.listener_id)
