@@ -38,6 +38,9 @@ from amphora.loadbalancer.stats import Stats
 REMEMBERED_INTERVALS: Final = 2
 """For how many intervals the last answer of a haproxy is told that does not answer any more."""
 
+LOOKUP_AGE: Final = 60.0
+"""Seconds after which a controller's name is looked up again, though its address works: controllers move."""
+
 SHORTEST_GAP: Final = 1.0
 """Seconds at least from one heartbeat to one that is asked for in between."""
 
@@ -202,6 +205,8 @@ class _Destination:
     unreachable: bool = False
     looking_up: bool = False
     address: str | None = None
+    looked_up: float = 0.0
+    """When its name was last asked for, in the clock's seconds."""
     _socket: socket.socket | None = None
 
     @property
@@ -459,6 +464,9 @@ class HeartbeatSender(Service):
         if destination.unreachable:
             destination.unreachable = False
             self._log.info("heartbeats reach {controller} again", controller=destination.name)
+        age = self._reactor.seconds() - destination.looked_up
+        if destination.address is not None and age > LOOKUP_AGE and not destination.looking_up:
+            Deferred.fromCoroutine(self._look_again(destination, destination.address))
         return True
 
     async def _hear_refusal(self, destination: _Destination) -> None:
@@ -488,12 +496,24 @@ class HeartbeatSender(Service):
 
     async def _find(self, destination: _Destination) -> str:
         destination.looking_up = True
+        destination.looked_up = self._reactor.seconds()
         try:
             controller = destination.controller
             destination.address = await self._blocking.run(self._look_up, controller.host, controller.port)
             return destination.address
         finally:
             destination.looking_up = False
+
+    async def _look_again(self, destination: _Destination, before: str) -> None:
+        """See whether a name that works has moved.  While that cannot be learnt, its address stands."""
+        try:
+            address = await self._find(destination)
+        except OSError:
+            return
+        if address != before:
+            self._log.info("{controller} is at {address} now", controller=destination.name, address=address)
+            destination.close()
+            destination.address = address
 
     def _tell_unreachable(self, destination: _Destination, problem: OSError) -> None:
         destination.close()

@@ -130,6 +130,9 @@ class SenderTestCase(SynchronousTestCase):
         self.question: Callable[[], Awaitable[Sequence[InstanceSample]]] = lambda: succeed(self.samples)
         self.looked_up: list[str] = []
 
+    localhost: str | None = "127.0.0.1"
+    """Where `localhost` is; None while its name cannot be found."""
+
     def receiver(self, host: str = "127.0.0.1") -> Receiver:
         """A controller that is closed after the test."""
         receiver = Receiver(host)
@@ -144,9 +147,9 @@ class SenderTestCase(SynchronousTestCase):
     def find(self, host: str, port: int) -> str:
         """What the sender calls to look a name up; `localhost` is the only one that there is."""
         self.looked_up.append(host)
-        if host != "localhost":
+        if host != "localhost" or self.localhost is None:
             raise OSError("there is no such name")
-        return "127.0.0.1"
+        return self.localhost
 
     def sender(self, *controllers: Controller, key: str | None = KEY, phase: float = 0.0) -> HeartbeatSender:
         """Make a sender, which is stopped after the test."""
@@ -439,6 +442,26 @@ class ControllersTests(SenderTestCase):
         receiver.close()
         self.pass_time(INTERVAL * 2)
         self.assertEqual(self.looked_up, ["localhost"] * 2)
+
+    def test_moved_name(self) -> None:
+        """A name that works is looked up again each minute; where it has moved, heartbeats follow."""
+        receiver = self.receiver()
+        moved = Receiver("127.0.0.2", receiver.controller.port)
+        self.addCleanup(moved.close)
+        self.started(Controller("localhost", receiver.controller.port))
+        self.pass_time(INTERVAL * 6)
+        self.assertEqual(self.looked_up, ["localhost"])
+        self.localhost = None
+        self.pass_time(INTERVAL * 2)
+        self.assertEqual(self.looked_up, ["localhost"] * 2)
+        receiver.hear()
+        self.localhost = "127.0.0.2"
+        self.pass_time(INTERVAL * 7)
+        self.assertEqual(self.looked_up, ["localhost"] * 3)
+        receiver.hear()
+        moved.hear()
+        self.pass_time(INTERVAL * 3)
+        self.assertEqual((len(receiver.hear()), len(moved.hear())), (0, 3))
 
     def test_slow_name(self) -> None:
         """A name server that does not answer holds up a heartbeat for a second, once; a late answer serves later."""

@@ -14,6 +14,7 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.trial.unittest import TestCase
 
 from amphora.loadbalancer.haproxy import Processes, parse_processes
+from amphora.loadbalancer.old_workers import hold
 from amphora.loadbalancer.sockets import NoAnswer, ask
 from amphora.process import ProcessIdentity, run_command, spawn_daemon
 from tests.integration.harness import LoadBalancer, free_port, wait_until
@@ -171,6 +172,18 @@ class HaproxyFactTests(TestCase):
         self.assertTrue(worker.alive)
         worker.send_signal(signal.SIGKILL)
         await wait_until(lambda: not worker.alive, "the worker to end")
+
+    async def test_session_holds_an_old_worker(self) -> None:
+        """An old worker with nothing left to do waits for a session on its stats socket, and ends with it."""
+        haproxy = self.haproxy()
+        process = await self.started(haproxy)
+        held = await hold(self.reactor, haproxy.directory / "agent.sock", timeout=10)
+        await self.reloaded(process)
+        await held.read(10)
+        self.assertTrue(held.stats.stopping)
+        self.assertTrue(held.final)
+        await wait_until(lambda: not held.process.alive, "the old worker to end")
+        self.assertIsNotNone((await haproxy.processes()).current)
 
     async def test_check_command(self) -> None:
         """`-c` exits 0 for a good configuration and says so, and 1 for a bad one."""
