@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from twisted.application.service import IService
-from twisted.internet.defer import DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IReactorCore
 from twisted.logger import Logger
 from twisted.python.usage import Options as UsageOptions
@@ -135,15 +135,22 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         heartbeats,
         Housekeeping(reactor, instances),
     ]
-    if settings.heartbeat_on_change:
-        speakers.append(
-            ChangeWatcher(
-                reactor=reactor,
-                interval=settings.change_poll_interval,
-                samples=lambda: instances.samples(STATS_TIMEOUT),
-                changed=heartbeats.beat_now,
-            )
+
+    def changed() -> None:
+        if settings.heartbeat_on_change:
+            heartbeats.beat_now()
+        Deferred.fromCoroutine(instances.save_server_states()).addErrback(
+            lambda reason: _log.failure("servers' states cannot be saved", reason)
         )
+
+    speakers.append(
+        ChangeWatcher(
+            reactor=reactor,
+            interval=settings.change_poll_interval,
+            samples=lambda: instances.samples(STATS_TIMEOUT),
+            changed=changed,
+        )
+    )
     return Agent(
         reactor,
         blocking=blocking,

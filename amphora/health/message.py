@@ -144,12 +144,13 @@ def fit(message: Message, key: str, left_out: int = 0) -> tuple[bytes, int]:
     Seal a message into a datagram that UDP can carry, without as many members as it must leave out.
 
     Left out are first members that are not checked (the controller never misses those), then members of pools that
-    are up and have none down, then any.  Listeners and pools always stay.
+    are up and have none down, then any.  Listeners always stay, and so do pools as long as there is room for them
+    without any member: some 800 listeners with a pool each.
 
     @param left_out: How many the last heartbeat left out.  As long as that number still serves it is kept: a number
         that moved with every digit would have members come and go at the controller.
     @return: The datagram and how many members it leaves out.
-    @raise TooLarge: if no number of members is small enough.
+    @raise TooLarge: if there is not even room for the listeners.
     """
     expendable = _expendable(message["pools"])
     as_before = seal(key, _without(message, expendable[:left_out])) if left_out else b""
@@ -183,7 +184,12 @@ def _search(message: Message, key: str, expendable: Sequence[tuple[str, str]], l
     too_few, enough, halve = 0, len(expendable), False
     best = seal(key, _without(message, expendable))
     if len(best) > MAX_DATAGRAM:
-        raise TooLarge(f"{len(best)} bytes without any member, and a datagram holds {MAX_DATAGRAM}")
+        # A controller that misses a pool shows it as OFFLINE; one that misses a listener, or hears nothing, replaces
+        # the whole amphora.
+        best = seal(key, Message({**message, "pools": {}}))
+        if len(best) > MAX_DATAGRAM:
+            raise TooLarge(f"{len(best)} bytes for the listeners alone, and a datagram holds {MAX_DATAGRAM}")
+        return best, enough
     while enough - too_few > 1 and len(best) < _WELL_FILLED:
         share = 0.5 if halve else (longest - _AIM) / (longest - len(best))
         guess = min(max(too_few + round(share * (enough - too_few)), too_few + 1), enough - 1)

@@ -222,6 +222,15 @@ class Instance:
         work: dict[Action, Work[str]] = {"start": self._start, "stop": self._stop, "reload": self._reload}
         return self._run_job(work[action])
 
+    def save_server_state(self) -> Deferred[None]:
+        """Write down which servers are up, where its configuration asks for it, for a haproxy that might crash."""
+
+        async def job() -> None:
+            if self._running is not None:
+                await self._save_server_state(self._running)
+
+        return self._run_job(job)
+
     def delete(self) -> Deferred[None]:
         """End it and take away all that there is of it."""
         return self._run_job(self._delete)

@@ -92,6 +92,10 @@ class Instances:
             if instance is not None:
                 instance.told(sample)
 
+    async def save_server_states(self) -> None:
+        """Write down which servers are up, for those whose configuration asks for it."""
+        await _all(_waited_for(instance.save_server_state()) for instance in list(self._known.values()))
+
     async def trim_logs(self) -> None:
         """Keep what haproxies wrote within bounds.  @raise OSError: as the system says."""
         for instance_id in list(self._known):
@@ -125,6 +129,10 @@ async def _all(works: Iterable[Coroutine[Deferred[Any], Any, T]]) -> list[T]:
         return list(await gatherResults([Deferred.fromCoroutine(one(work)) for work in works], consumeErrors=True))
     except FirstError as error:
         raise _cause(error) from None
+
+
+async def _waited_for(job: Deferred[T]) -> T:
+    return await job
 
 
 def _cause(error: FirstError) -> BaseException:

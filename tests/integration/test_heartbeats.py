@@ -216,6 +216,27 @@ class HeartbeatTests(HeartbeatTestCase):
         sequences = sorted(heartbeat.sequence for heartbeat in self.heard)
         self.assertEqual(list(range(sequences[0], sequences[0] + len(sequences))), sequences)
 
+    async def test_crash_of_haproxy(self) -> None:
+        """A haproxy that crashes takes with it what it had not told yet; never is more told than was sent."""
+        balancer = await self.running(LoadBalancer(mode="tcp", members=(self.new_member(),)))
+        sent = 0
+        for _ in range(3):
+            sent += await self.requests(balancer, 10)
+            master = self.agent.haproxy(balancer.listener_id)
+            assert master is not None
+            master.send_signal(signal.SIGKILL)
+            await wait_until(lambda master=master: not master.alive, "haproxy to end")  # type: ignore[misc]
+
+            async def active() -> bool:
+                return (await self.client.listener(balancer.listener_id)).status == "ACTIVE"
+
+            await wait_until(active, "haproxy to be started again")
+        sent += await self.requests(balancer, 10)
+        await wait_until(lambda: self.told(balancer.listener_id, "totconns") >= 10, "the last traffic to be told")
+        await self.next_heartbeat()
+        self.assertLessEqual(self.told(balancer.listener_id, "tx"), sent)
+        self.assertLessEqual(self.told(balancer.listener_id, "totconns"), 40)
+
     async def test_D1_failed_reload(self) -> None:
         """A reload that fails costs no figure, and leaves no worker held."""
         balancer = await self.running(LoadBalancer(mode="tcp", members=(self.new_member(),)))

@@ -195,6 +195,12 @@ class ReloadTests(SupervisionTestCase):
             else:
                 await self.client.reload(listener_id)
             await told()
+        for _ in range(2):
+            master = self.master(balancer)
+            master.send_signal(signal.SIGKILL)
+            await self.ended(master)
+            await self.until_active(balancer)
+            await told()
         self.assertEqual({"DOWN"}, set(seen))
         self.assertTrue(state.read_bytes().endswith(b"\n"))
         state.write_bytes(b"garbage")
