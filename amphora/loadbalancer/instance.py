@@ -346,6 +346,11 @@ class Instance:
                 raise ActionFailed("start", f"{error}\n{_KEPT_RUNS}") from error
             await self._remember(before)
             raise ActionFailed("start", str(error)) from error
+        except StorageFailed:
+            # Where not even this can be written down, the next agent tries to start it, as this one was told to.
+            with suppress(StorageFailed):
+                await self._remember(before)
+            raise
         return self._done("started", pid)
 
     async def _reload(self) -> str:
@@ -461,7 +466,7 @@ class Instance:
         @return: Whether it runs now.
         """
         kept = self._running
-        if kept is None or kept == self._config:
+        if kept is None or not await self._store("configuration", lambda: store.has_other_to_run(self._files)):
             return False
         try:
             pid = await self._haproxy.start(self._peer(), kept.members)

@@ -304,6 +304,11 @@ def return_run(files: InstanceFiles, overlay: bytes) -> None:
         files.overlay.unlink(missing_ok=True)
 
 
+def has_other_to_run(files: InstanceFiles) -> bool:
+    """Is there a running configuration, and is it another than what was uploaded last?"""
+    return files.running.exists() and not files.running.samefile(files.config)
+
+
 def require_socket_room(files: InstanceFiles, sockets: tuple[Path, ...]) -> None:
     """
     Make sure that haproxy can make its sockets anew: where it cannot, a reload ends it.

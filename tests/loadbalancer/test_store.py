@@ -292,6 +292,18 @@ class RunTests(StoreTestCase):
         self.assertEqual(b"two", self.files.config.read_bytes())
         self.assertEqual(["agent.cfg", "haproxy.cfg", "instance.json", "running.cfg"], self.names())
 
+    def test_other_to_run(self) -> None:
+        """What ran before is another than the upload until that is given to haproxy."""
+        self.uploaded(b"one")
+        self.assertFalse(store.has_other_to_run(self.files))
+        self.confirmed(b"one")
+        self.assertFalse(store.has_other_to_run(self.files))
+        self.uploaded(b"two")
+        self.assertTrue(store.has_other_to_run(self.files))
+        store.begin_run(self.files, b"")
+        store.return_run(self.files, b"")
+        self.assertTrue(store.has_other_to_run(self.files))
+
     def test_first_that_fails(self) -> None:
         """Where nothing ran before, nothing is left to run."""
         self.uploaded(b"one")
