@@ -146,19 +146,19 @@ class FakeProcess:
         {0: self.closeStdin, 1: self.closeStdout, 2: self.closeStderr}[descriptor]()
 
     def writeToChild(self, childFD: int, data: bytes) -> None:
-        raise NotImplementedError
+        raise AssertionError("nothing asks this of a process of ours")
 
     def write(self, data: bytes) -> None:
-        raise NotImplementedError
+        raise AssertionError("nothing asks this of a process of ours")
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
-        raise NotImplementedError
+        raise AssertionError("nothing asks this of a process of ours")
 
     def getPeer(self) -> Any:
-        raise NotImplementedError
+        raise AssertionError("nothing asks this of a process of ours")
 
     def getHost(self) -> Any:
-        raise NotImplementedError
+        raise AssertionError("nothing asks this of a process of ours")
 
 
 @implementer(IProcessReactor)
