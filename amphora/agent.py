@@ -85,7 +85,8 @@ class Agent(MultiService):
             self._log.critical("The amphora agent cannot start: {reason}", reason=reason.getErrorMessage())
         else:
             self._log.failure("The amphora agent cannot start", reason)
-        self._give_up()
+        if self.running:
+            self._give_up()
 
     def stopService(self) -> Deferred[None]:
         """Stop speaking, let the jobs at work end, and let go of haproxy."""

@@ -52,10 +52,16 @@ KILL_TIMEOUT = 5.0
 STATE_TIMEOUT = 5.0
 HOLD_TIMEOUT = 2.0
 _POLL = 0.05
+_FINAL_KEPT = 16
+"""Of how many workers that have ended the last figures are kept for a controller to hear."""
 
 
 class HaproxyFailed(Exception):
     """haproxy did not do what it was told; the text is its own where it said anything."""
+
+
+class ReloadUndecided(HaproxyFailed):
+    """haproxy was told to reload, and what comes of it is not known yet."""
 
 
 class HaproxyNotFound(Exception):
@@ -243,8 +249,13 @@ class Haproxy:
         await self._blocking.run(store.trim_log, self._files)
         position = await self._blocking.run(store.log_size, self._files)
         held = await self._hold()
+        signalled = False
         try:
             before = await self._processes(deadline)
+            if held is not None:
+                # From now on another worker may be the one that answers.
+                self._old.append(held)
+            signalled = True
             self._notify.forget(process.pid)
             process.send_signal(signal.SIGUSR2)
             await self._until(lambda: self._notify.said_ready(process.pid), patience)
@@ -256,20 +267,23 @@ class Haproxy:
                 await deferLater(self._reactor, _POLL)
                 after = await self._processes(deadline)
         except TimeoutError:
-            if held is not None:
-                held.finish()
-            raise HaproxyFailed(
+            if not signalled:
+                self._let_go(held)
+            raise (ReloadUndecided if signalled else HaproxyFailed)(
                 await self._said_since(position, f"haproxy did not finish the reload within {patience:.0f} s")
             ) from None
         if self.process is None:
             raise HaproxyFailed(await self._said_since(position, "haproxy ended while it reloaded"))
         if after.current is None:
-            if held is not None:
-                held.finish()
+            self._let_go(held)
             raise HaproxyFailed(await self._said_since(position, "haproxy goes on with what it ran before"))
-        if held is not None:
-            self._old.append(held)
         return after
+
+    def _let_go(self, held: OldWorker | None) -> None:
+        """The reload that a worker was held for does not replace it."""
+        if held is not None:
+            held.finish()
+            self._old = [old for old in self._old if old is not held]
 
     async def stop(self) -> None:
         """
@@ -297,13 +311,24 @@ class Haproxy:
                 process.send_signal(signal.SIGKILL)
             # What has ended by itself is not hurt by this.
             await self._end((process, *workers))
+            # Its end may not have been heard yet, and is no news any more.  What old workers had not told yet is
+            # lost: told later, of an instance that was forgotten meanwhile, it would be told twice.
+            self.stop_watching()
+            self._old = []
         finally:
             self._stopping = False
         await self._blocking.run(store.forget_process, self._files)
 
     async def last_load_worked(self) -> bool:
-        """Does the worker that accepts connections run what the master was last given?"""
-        return (await self._processes(self._reactor.seconds() + READY_TIMEOUT)).current is not None
+        """
+        Does the worker that accepts connections run what the master was last given?
+
+        @raise HaproxyFailed: if the master does not tell.
+        """
+        try:
+            return (await self._processes(self._reactor.seconds() + READY_TIMEOUT)).current is not None
+        except TimeoutError:
+            raise HaproxyFailed("haproxy does not tell what came of its last reload") from None
 
     async def server_state(self) -> bytes:
         """
@@ -400,13 +425,14 @@ class Haproxy:
                     stats = parse_stats(await asking(HOLD_TIMEOUT))
                 except (NoAnswer, UnreadableStats):
                     continue
-                self._old.append(OldWorker(process, stats, asking, lambda: None))
+                self._old.append(OldWorker(process, stats, asking, lambda: None, held=False))
 
     async def _ask_master(self, question: bytes, timeout: float) -> bytes:
         return await ask(self._reactor, self._files.master_socket, question, timeout=timeout)
 
     async def old_figures(self, timeout: float) -> tuple[OldFigures, ...]:
         """What old workers carry, each asked for so many seconds at most; of those that have ended, the last word."""
+        self._forget_untold()
         old = tuple(self._old)
         await gatherResults([Deferred.fromCoroutine(worker.read(timeout)) for worker in old], consumeErrors=True)
         return tuple(OldFigures(worker.process, worker.stats) for worker in old)
@@ -415,6 +441,12 @@ class Haproxy:
         """These were told to a controller: workers whose figures are final are of no interest any more."""
         told = {each.worker: each.stats for each in figures}
         self._old = [old for old in self._old if not (old.final and told.get(old.process) == old.stats)]
+
+    def _forget_untold(self) -> None:
+        """Where nobody is ever told, figures do not pile up."""
+        final = [old for old in self._old if old.final]
+        for old in final[: max(0, len(final) - _FINAL_KEPT)]:
+            self._old.remove(old)
 
     async def _processes(self, deadline: float) -> Processes:
         """

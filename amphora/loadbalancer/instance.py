@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from attrs import define, evolve, field, frozen
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
@@ -39,6 +39,7 @@ from amphora.loadbalancer.haproxy import (
     HaproxyNotFound,
     IHaproxyReactor,
     Processes,
+    ReloadUndecided,
     overlay_for,
 )
 from amphora.loadbalancer.haproxy_config import HaproxyConfig, parse_config
@@ -130,7 +131,12 @@ class Instance:
     """The same of the one that haproxy runs, or ran last."""
     _shortcoming: str | None = field(init=False, default=None)
     """Why what runs is not what was uploaded; None where it is."""
+    _undecided: bool = field(init=False, default=False)
+    """Whether it is not known yet what came of the last reload."""
+    _saving: bool = field(init=False, default=False)
+    _released: bool = field(init=False, default=False)
     _restart: IDelayedCall | None = field(init=False, default=None)
+    _bringing_up: bool = field(init=False, default=False)
     _restarts: int = field(init=False, default=0)
     _restarted: float = field(init=False, default=0.0)
     _haproxy: Haproxy = field(init=False)
@@ -226,9 +232,13 @@ class Instance:
         """Write down which servers are up, where its configuration asks for it, for a haproxy that might crash."""
 
         async def job() -> None:
+            self._saving = False
             if self._running is not None:
                 await self._save_server_state(self._running)
 
+        if self._saving:
+            return succeed(None)
+        self._saving = True
         return self._run_job(job)
 
     def delete(self) -> Deferred[None]:
@@ -269,6 +279,7 @@ class Instance:
 
     async def release(self) -> None:
         """The agent ends: jobs are finished, haproxy is left alone."""
+        self._released = True
         self._cancel_restart()
         await self._jobs.finished()
         self._haproxy.stop_watching()
@@ -359,6 +370,8 @@ class Instance:
             return await self._start()
         await self._remember(evolve(self._state, should_run=True))
         try:
+            if self._undecided:
+                await self._finish_reload()
             await self._require_loadable(config)
             await self._save_server_state(config)
             processes = await self._load(config)
@@ -425,8 +438,12 @@ class Instance:
         @raise HaproxyFailed: if it does not come up; what ran before is what would run next, then.
         """
         await self._haproxy.look_around()
-        if self._haproxy.process is not None:
-            return self._haproxy.process.pid
+        found = self._haproxy.process
+        if found is not None:
+            self._running = await self._store("configuration", lambda: store.read_config(self._files.running))
+            await self._require_loadable(config)
+            await self._load(config)
+            return found.pid
         await self._require_loadable(config)
         await self._store("configuration", lambda: store.begin_run(self._files, self._overlay(config)))
         try:
@@ -443,6 +460,9 @@ class Instance:
         await self._store("configuration", lambda: store.begin_run(self._files, self._overlay(config)))
         try:
             processes = await self._haproxy.reload(config.members)
+        except ReloadUndecided:
+            self._undecided = True
+            raise
         except HaproxyFailed:
             await self._return_run()
             raise
@@ -453,6 +473,7 @@ class Instance:
         await self._store("configuration", lambda: store.confirm_run(self._files))
         self._running = config
         self._shortcoming = None
+        self._undecided = False
         self._surroundings.changed()
 
     async def _return_run(self) -> None:
@@ -498,6 +519,8 @@ class Instance:
 
     def _restart_later(self) -> None:
         """Start again what should run: at once, and, if that does not last, after pauses that grow."""
+        if self._released:
+            return
         now = self._surroundings.reactor.seconds()
         if now - self._restarted > RESTART_FORGETS:
             self._restarts = 0
@@ -512,6 +535,7 @@ class Instance:
         self._restart = self._surroundings.reactor.callLater(pause, self._restart_now)
 
     def _restart_now(self) -> None:
+        self._bringing_up = True
         self._surroundings.starts.run(lambda: self._run_job(self._bring_up)).addErrback(
             lambda reason: self._log.error(
                 "{instance}: cannot be started again: {reason}",
@@ -527,8 +551,9 @@ class Instance:
 
     async def _bring_up(self) -> None:
         """Start what should run and does not; if it cannot be, try again later."""
+        self._bringing_up = False
         config = self._config
-        if config is None or not self._state.should_run or self._haproxy.process is not None:
+        if config is None or not self.should_run or self._haproxy.process is not None or self._released:
             return
         try:
             await self._run(config)
@@ -607,13 +632,22 @@ class Instance:
             await self._haproxy.stop()
         else:
             self._log.info("{instance}: found its haproxy, process {pid}", instance=self.instance_id, pid=process.pid)
+            self._undecided = unsure
             if unsure:
-                await self._finish_reload()
+                with suppress(HaproxyFailed):
+                    await self._finish_reload()
             await self._haproxy.find_old_workers()
 
     async def _finish_reload(self) -> None:
-        """An earlier agent died in a reload: what came of it, haproxy tells."""
-        if await self._haproxy.last_load_worked():
+        """
+        A reload was begun whose outcome is not known: haproxy tells.
+
+        @raise HaproxyFailed: if it does not.
+        """
+        worked = await self._haproxy.last_load_worked()
+        self._undecided = False
+        if worked:
+            self._running = await self._store("configuration", lambda: store.read_config(self._files.running))
             await self._store("configuration", lambda: store.confirm_run(self._files))
         else:
             self._log.error("{instance}: its last reload failed", instance=self.instance_id)
@@ -631,6 +665,11 @@ class Instance:
                 # A log or a pid file that cannot be read or written; what matters more is told in its own words.
                 self._log.error("{instance}: {error}", instance=self.instance_id, error=error)
                 raise StorageFailed("state", str(error.strerror or error)) from error
+            finally:
+                # However a job ended: what should run is not left lying.
+                waiting = self._bringing_up or (self._restart is not None and self._restart.active())
+                if self.should_run and self._haproxy.process is None and not waiting:
+                    self._restart_later()
 
         return self._jobs.run(job)
 

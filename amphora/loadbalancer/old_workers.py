@@ -102,6 +102,8 @@ class OldWorker:
     stats: Stats
     _ask: Ask
     _close: Callable[[], None]
+    _held: bool = True
+    """Whether no answer means that it is gone; a master that is asked for it may just be busy."""
     final: bool = field(init=False, default=False)
 
     async def read(self, timeout: float) -> None:
@@ -111,7 +113,8 @@ class OldWorker:
         try:
             stats = parse_stats(await self._ask(timeout))
         except NoAnswer:
-            self.finish()
+            if self._held or not self.process.alive:
+                self.finish()
             return
         except UnreadableStats:
             return
