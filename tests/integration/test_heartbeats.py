@@ -237,6 +237,24 @@ class HeartbeatTests(HeartbeatTestCase):
         self.assertLessEqual(self.told(balancer.listener_id, "tx"), sent)
         self.assertLessEqual(self.told(balancer.listener_id, "totconns"), 40)
 
+    async def test_stop_with_an_old_worker(self) -> None:
+        """A listener that is stopped and started while an old worker lingers tells no traffic twice."""
+        balancer = await self.running(LoadBalancer(mode="tcp", members=(self.new_member(),)))
+        idle = socket.create_connection(("127.0.0.1", balancer.port), timeout=PATIENCE)
+        self.addCleanup(idle.close)
+        sent = await self.requests(balancer, 10)
+        await self.client.reload(balancer.listener_id)
+        sent += await self.requests(balancer, 10)
+        await wait_until(lambda: self.told(balancer.listener_id, "tx") == sent, "all traffic to be told")
+        await self.client.stop(balancer.listener_id)
+        await self.next_heartbeat()
+        await self.client.start(balancer.listener_id)
+        sent += await self.requests(balancer, 10)
+        await wait_until(lambda: self.told(balancer.listener_id, "tx") >= sent, "the new traffic to be told")
+        await self.next_heartbeat()
+        self.assertEqual(sent, self.told(balancer.listener_id, "tx"))
+        self.assertLessEqual(self.told(balancer.listener_id, "totconns"), 31)
+
     async def test_D1_failed_reload(self) -> None:
         """A reload that fails costs no figure, and leaves no worker held."""
         balancer = await self.running(LoadBalancer(mode="tcp", members=(self.new_member(),)))

@@ -273,6 +273,17 @@ class RestartTests(SupervisionTestCase):
             self.assertIn(f"cannot bind 127.0.0.1:{balancer.port}", self.agent.log)
         await self.until_active(balancer)
 
+    async def test_trouble_of_the_system(self) -> None:
+        """An error of the system in the way of a start, of whatever kind, ends no attempts."""
+        balancer = await self.running(LoadBalancer())
+        log = self.agent.base_path / balancer.listener_id / "haproxy.log"
+        log.unlink()
+        log.mkdir()
+        self.master(balancer).send_signal(signal.SIGKILL)
+        await wait_until(lambda: "started again in" in self.agent.log, "an attempt to have failed")
+        log.rmdir()
+        await self.until_active(balancer)
+
     async def test_stop_ends_the_attempts(self) -> None:
         """What is stopped while it is waited for its next start is not started."""
         balancer = await self.running(LoadBalancer())
