@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.error import ProcessTerminated
@@ -101,7 +102,10 @@ class AdoptionTests(AgentTestCase):
         pid_file = self.agent.base_path / balancer.listener_id / f"{balancer.listener_id}.pid"
         master = self.agent.haproxy(balancer.listener_id)
         assert master is not None
-        for content in ("", "garbage\n", str(self.agent.pid), "1", "99999999999999999999", None):
+        zombie = subprocess.Popen(["true"])
+        self.addCleanup(zombie.wait)
+        lies = ("", "garbage\n", str(self.agent.pid), "1", str(zombie.pid), "99999999999999999999", None)
+        for content in lies:
             await self.agent.end(signal.SIGKILL)
             if content is None:
                 pid_file.unlink()

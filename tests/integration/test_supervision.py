@@ -13,6 +13,7 @@ from pathlib import Path
 from attrs import evolve
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
+from twisted.python.failure import Failure
 
 from amphora.client import AmphoraFailed
 from amphora.process import ProcessIdentity
@@ -272,6 +273,29 @@ class RestartTests(SupervisionTestCase):
             self.assertEqual("ERROR", await self.status(balancer))
             self.assertIn(f"cannot bind 127.0.0.1:{balancer.port}", self.agent.log)
         await self.until_active(balancer)
+
+    async def test_worker_that_dies_while_starting(self) -> None:
+        """A worker that is killed as soon as it is there is told truthfully: not started, or back in service."""
+        balancer = LoadBalancer(members=(self.new_member(),))
+        await self.client.upload_haproxy(balancer.listener_id, balancer.config())
+        starting = Deferred.fromCoroutine(self.client.start(balancer.listener_id))
+        failed: list[Failure] = []
+        starting.addErrback(failed.append)
+
+        def workers() -> list[ProcessIdentity]:
+            master = self.agent.haproxy(balancer.listener_id)
+            return [] if master is None else master.children()
+
+        (worker,) = await wait_until(workers, "a worker")
+        worker.send_signal(signal.SIGKILL)
+        await starting
+        if failed:
+            failed[0].trap(AmphoraFailed)
+            self.assertEqual("STOPPED", await self.status(balancer))
+            self.assertEqual([], self.agent.all_haproxies())
+        else:
+            await self.until_active(balancer)
+            self.assertIn(b"200 OK", await get(balancer.port))
 
     async def test_trouble_of_the_system(self) -> None:
         """An error of the system in the way of a start, of whatever kind, ends no attempts."""
