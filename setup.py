@@ -37,9 +37,12 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         "attrs >= 24.2.0",  # plain data: settings, samples, messages
+        "automat >= 24.8.1",  # the topology's states, as a table
         "cryptography >= 43.0.3",  # reads certificates and keys, and checks that they belong together
         "klein >= 24.8.0",  # the routes of the REST API
+        "psutil >= 6.1.0",  # what `GET details` tells of the machine
         "pyopenssl >= 24.3.0",  # TLS for Twisted: client certificates are judged in its verify callback
+        "pyroute2 >= 0.9.2",  # links, addresses, routes and rules, through netlink
         "service_identity >= 24.2.0",  # the client checks that a certificate names the amphora that it calls
         "treq >= 24.9.1",  # the client's HTTP
         "twisted[tls] >= 25.5.0",  # the reactor, services, HTTP, processes

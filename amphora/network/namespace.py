@@ -7,10 +7,10 @@ from pathlib import Path
 
 from twisted.logger import Logger
 
+from amphora.network.inside import HANDLES
 from amphora.process import CommandFailed, CommandResult, IProcessReactor, run_command
 
 _TIMEOUT = 10.0
-_HANDLES = Path("/run/netns")
 _UNIT = "amphora-netns.service"
 
 _log = Logger()
@@ -52,7 +52,7 @@ async def ensure_namespace(reactor: IProcessReactor, name: str) -> None:
                 f"network namespace {name} is not there and cannot be made from here: start {_UNIT} first, "
                 f"or set network_namespace in [amphora_agent] to nothing"
             )
-        if (_HANDLES / name).exists():
+        if (HANDLES / name).exists():
             _log.warn("Network namespace {name} was stale: making it anew", name=name)
             await _ip(reactor, name, "netns", "delete", name)
         made = await _ip(reactor, name, "netns", "add", name)

@@ -7,19 +7,13 @@ resumes them: every connection in between is refused.
 
 from __future__ import annotations
 
-import ctypes
-import os
 import socket
-import threading
 from collections.abc import Iterable
-from pathlib import Path
 
 from attrs import frozen
 
 from amphora.network.bind import Bind
-
-_NEW_NETWORK = 0x40000000
-"""CLONE_NEWNET of setns(2)."""
+from amphora.network.inside import inside
 
 
 @frozen
@@ -38,24 +32,7 @@ def conflicts(binds: Iterable[Bind], namespace: str) -> list[Conflict]:
 
     @raise OSError: if the namespace cannot be entered.
     """
-    found: list[Conflict] = []
-    failed: list[OSError] = []
-
-    def work() -> None:
-        try:
-            if namespace:
-                _enter(namespace)
-            found.extend(conflict for bind in binds if (conflict := _try(bind)) is not None)
-        except OSError as error:
-            failed.append(error)
-
-    # A thread of its own: it cannot leave the namespace it has entered, and threads of a pool come back.
-    thread = threading.Thread(target=work, name="trial binds")
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return found
+    return inside(namespace, lambda: [conflict for bind in binds if (conflict := _try(bind)) is not None])
 
 
 def _try(bind: Bind) -> Conflict | None:
@@ -71,14 +48,3 @@ def _try(bind: Bind) -> Conflict | None:
     except OSError as error:
         return Conflict(bind, error.strerror or str(error))
     return None
-
-
-def _enter(namespace: str) -> None:
-    handle = os.open(Path("/run/netns") / namespace, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.setns(handle, _NEW_NETWORK) != 0:
-            error = ctypes.get_errno()
-            raise OSError(error, os.strerror(error), namespace)
-    finally:
-        os.close(handle)
