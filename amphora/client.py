@@ -462,6 +462,14 @@ class AmphoraClient:
         """
         return await self._outcome("DELETE", _path("listeners", listener_id, "certificates", filename))
 
+    async def replace_server_certificate(self, pem: bytes) -> Outcome:
+        """
+        Give the amphora another certificate of its own: key, certificate and chain.  Connections from now on show it.
+
+        @raise Refused: for a PEM that lacks something, or whose key and certificate do not match.
+        """
+        return await self._outcome("PUT", "/v0.1/certificate", pem)
+
     async def _outcome(self, method: str, path: str, body: bytes | None = None) -> Outcome:
         answer = await self._json(method, path, body)
         return Outcome(answer.status, answer.text("message"), answer.text("details", ""))

@@ -37,6 +37,7 @@ from amphora.loadbalancer.notify import NotifySocket
 from amphora.loadbalancer.store import InstanceFiles, Store
 from amphora.process import ProcessIdentity, boot_id
 from amphora.system.haproxy_version import HaproxyVersion
+from amphora.system.server_certificate import ServerCertificate
 
 DEFAULT_CONFIG = "/etc/octavia/amphora-agent.conf"
 
@@ -110,7 +111,10 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
     )
     tls = MutualTLS(settings.client_auth, settings.agent_tls_protocol)
     tls.replace(read_tls_files(settings))
-    api = AmphoraAPI(settings.amphora_id, HaproxyVersion(reactor, settings.haproxy_cmd).read, V01(instances))
+    certificate = ServerCertificate(Path(settings.agent_server_cert), blocking, tls.renewal)
+    api = AmphoraAPI(
+        settings.amphora_id, HaproxyVersion(reactor, settings.haproxy_cmd).read, V01(instances, certificate)
+    )
     site = AmphoraSite(
         api.resource(),
         reactor=reactor,

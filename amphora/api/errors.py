@@ -18,6 +18,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from amphora.api.answers import answer_json
 from amphora.loadbalancer import errors as domain
+from amphora.pem import BadPEM
 
 _log = Logger()
 
@@ -57,7 +58,7 @@ def answer_for(error: Exception) -> ErrorAnswer | None:
             return ErrorAnswer(404, "Certificate Not Found", f"No certificate with file name: {error.filename}")
         case domain.BadFilename():
             return ErrorAnswer(400, "Filename has wrong format")
-        case domain.BadPEM():
+        case BadPEM():
             return ErrorAnswer(400, error.problem, error.reason)
         case domain.InvalidConfiguration():
             return ErrorAnswer(400, "Invalid request", error.output)

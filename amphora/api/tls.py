@@ -10,10 +10,11 @@ Sessions are never resumed: a resumed handshake shows no certificate, so no verd
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 from weakref import WeakKeyDictionary
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.bindings.openssl.binding import Binding
@@ -22,6 +23,8 @@ from OpenSSL import SSL, crypto
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, ITransport
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
+
+from amphora.pem import MISMATCH, BadPEM, check_pem
 
 ClientAuth = Literal["answer", "handshake"]
 
@@ -53,7 +56,7 @@ class TLSFiles:
     """The PEM files' contents, and their names for error messages."""
 
     certificate_path: str
-    certificate: bytes
+    certificate: bytes = field(repr=False)
     ca_path: str
     ca: bytes
 
@@ -128,17 +131,40 @@ class MutualTLS:
     """
     Makes the server side of each TLS connection, and remembers what its handshake said of the client.
 
-    L{replace} changes the certificates for handshakes to come; open connections go on.
+    L{replace} and L{renewal} change the certificates for handshakes to come; open connections go on.
     """
 
     client_auth: ClientAuth
     _protocol: str
+    _files: TLSFiles = field(init=False, repr=False)
     _context: SSL.Context = field(init=False)
     _findings: WeakKeyDictionary[SSL.Connection, _Finding] = field(init=False, factory=WeakKeyDictionary)
 
     def replace(self, files: TLSFiles) -> None:
         """@raise BadTLSFiles: and what was in use stays in use."""
-        self._context = build_context(files, self.client_auth, self._protocol, self._note)
+        self._use(files, self._prepare(files))
+
+    def renewal(self, content: bytes) -> Callable[[], None]:
+        """
+        Get ready to show another certificate; the clients' CA stays.  Large files take seconds: done in a thread.
+
+        @return: What puts it in use; that is for the reactor's thread.
+        @raise BadPEM: if it cannot serve.
+        """
+        check_pem(content)
+        files = evolve(self._files, certificate=content)
+        try:
+            context = self._prepare(files)
+        except BadTLSFiles as error:
+            # Sound in itself, but OpenSSL does not serve with it: a key of a kind that TLS does not know.
+            raise BadPEM(MISMATCH, str(error).removeprefix(f"{files.certificate_path}: ")) from None
+        return lambda: self._use(files, context)
+
+    def _prepare(self, files: TLSFiles) -> SSL.Context:
+        return build_context(files, self.client_auth, self._protocol, self._note)
+
+    def _use(self, files: TLSFiles, context: SSL.Context) -> None:
+        self._files, self._context = files, context
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         connection = SSL.Connection(self._context, None)

@@ -16,6 +16,7 @@ from amphora.api.routing import new_app, uuid_in
 from amphora.loadbalancer.instance import ACTIONS, InstanceStatus
 from amphora.loadbalancer.instances import Instances
 from amphora.loadbalancer.stats import Backend
+from amphora.system.server_certificate import ServerCertificate
 
 _LISTENER = "/listeners/<listener>"
 _CERTIFICATE = "/listeners/<listener>/certificates/<filename>"
@@ -37,6 +38,7 @@ class V01:
     api_version: ClassVar[str] = "0.1"
 
     _instances: Instances
+    _server_certificate: ServerCertificate
 
     def resource(self) -> IResource:
         resource: IResource = self.app.resource()
@@ -98,6 +100,12 @@ class V01:
         """Specification: Get listener haproxy configuration."""
         content = await self._instances.get(_listener_id(listener)).configuration()
         return answer_bytes(request, 200, content, "text/plain")
+
+    @app.route("/certificate", methods=["PUT"])
+    async def put_server_certificate(self, request: IRequest) -> bytes:
+        """Specification: Upload SSL server certificate PEM file for Controller Communication."""
+        await self._server_certificate.replace(body_bytes(request))
+        return answer_json(request, 202, OK)
 
 
 def _listener_id(text: str) -> str:

@@ -31,18 +31,6 @@ class BadFilename(LoadBalancerError):
 
 
 @frozen
-class BadPEM(LoadBalancerError):
-    """
-    A PEM body cannot serve.
-
-    `problem` is one of the specification's three sentences, `reason` says more.
-    """
-
-    problem: str
-    reason: str
-
-
-@frozen
 class InvalidConfiguration(LoadBalancerError):
     """haproxy does not take the uploaded configuration; `output` is what it said."""
 

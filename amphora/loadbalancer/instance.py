@@ -50,6 +50,7 @@ from amphora.loadbalancer.stats import QUESTION, Stats, UnreadableStats, parse_s
 from amphora.loadbalancer.store import InstanceFiles, InstanceState
 from amphora.network.bind import Bind
 from amphora.network.trial import Conflict, conflicts
+from amphora.pem import BadPEM, check_pem
 from amphora.process import ProcessIdentity
 
 Action = Literal["start", "stop", "reload"]
@@ -144,7 +145,7 @@ class Instance:
 
     def __attrs_post_init__(self) -> None:
         self._haproxy = self._surroundings.make_haproxy(self._files, self._haproxy_died)
-        self._jobs = JobQueue(self.instance_id, self._settled, (LoadBalancerError,))
+        self._jobs = JobQueue(self.instance_id, self._settled, (LoadBalancerError, BadPEM))
 
     # What can be asked
 
@@ -595,7 +596,7 @@ class Instance:
         self._require_existence()
 
         def write() -> None:
-            certificates.check_pem(content)
+            check_pem(content)
             if self._surroundings.require_memory_fs and not on_memory_file_system(self._files.certificates):
                 raise StorageFailed(
                     "certificate", f"{self._files.certificates.parent} is not on a memory file system (tmpfs or ramfs)"

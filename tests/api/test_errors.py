@@ -15,6 +15,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from amphora.api.answers import OK, answer_bytes, answer_json, encode_json
 from amphora.api.errors import ErrorAnswer, RequestRefused, answer_for, install_error_pages
 from amphora.loadbalancer import errors as domain
+from amphora.pem import BadPEM
 
 ID = "11111111-0000-4000-8000-000000000001"
 
@@ -31,7 +32,7 @@ ANSWERS: tuple[tuple[Exception, int, dict[str, str]], ...] = (
     ),
     (domain.BadFilename("a"), 400, {"message": "Filename has wrong format"}),
     (
-        domain.BadPEM("No RSA key found", "it is encrypted"),
+        BadPEM("No RSA key found", "it is encrypted"),
         400,
         {"message": "No RSA key found", "details": "it is encrypted"},
     ),

@@ -6,7 +6,9 @@ import base64
 import gc
 
 from attrs import evolve, frozen
-from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -23,6 +25,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.trial.unittest import SynchronousTestCase
 
 from amphora.api.tls import BadTLSFiles, ClientAuth, MutualTLS, TLSFiles
+from amphora.pem import BadPEM
 from amphora.testing.pki import CLIENT, SERVER, Authority, Issued, Part, Validity, new_key
 
 KEY, CERTIFICATE, CHAIN = Part.KEY, Part.CERTIFICATE, Part.CHAIN
@@ -259,6 +262,43 @@ class FilesTests(MutualTLSTestCase):
         self.assertRaises(BadTLSFiles, tls.replace, evolve(FILES, ca=b""))
         outcome = shake_hands(tls, CONTROLLER)
         self.assertEqual((True, "amphora"), (outcome.verified, outcome.shown[0]))
+
+    def test_renewal(self) -> None:
+        """A renewal is shown once it is put in use; who may speak stays as it was."""
+        tls = self.make()
+        put_in_use = tls.renewal(AUTHORITY.issue("renewed").pem(KEY, CERTIFICATE, CHAIN))
+        self.assertEqual("amphora", shake_hands(tls, None).shown[0])
+        put_in_use()
+        outcome = shake_hands(tls, CONTROLLER)
+        self.assertEqual((True, "renewed"), (outcome.verified, outcome.shown[0]))
+        tls.renewal(SERVER_CERTIFICATE.pem(CERTIFICATE, KEY, CHAIN))()
+        self.assertEqual("amphora", shake_hands(tls, CONTROLLER).shown[0])
+
+    def test_renewal_fails(self) -> None:
+        """A certificate that cannot serve is refused, one with a key that TLS has no use for too; nothing changes."""
+        tls = self.make()
+        for content in (b"", CONTROLLER.certificate_pem, CONTROLLER.key_pem + AUTHORITY.certificate_pem, x25519_pem()):
+            error = self.assertRaises(BadPEM, tls.renewal, content)
+            self.assertNotIn("server.pem", error.reason)
+        self.assertEqual("amphora", shake_hands(tls, CONTROLLER).shown[0])
+
+
+def x25519_pem() -> bytes:
+    """A sound certificate over a key that agrees on secrets, but signs nothing."""
+    key = x25519.X25519PrivateKey.generate()
+    template = AUTHORITY.identity.certificate
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(template.subject)
+        .issuer_name(template.subject)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(template.not_valid_before_utc)
+        .not_valid_after(template.not_valid_after_utc)
+        .sign(AUTHORITY.identity.key, SHA256())
+    )
+    text = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return text + certificate.public_bytes(Encoding.PEM)
 
 
 def _of_no_version() -> bytes:
