@@ -19,6 +19,8 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from amphora.api.answers import answer_json
 from amphora.loadbalancer import errors as domain
 from amphora.pem import BadPEM
+from amphora.vrrp.topology import TransitionInProgress
+from amphora.vrrp.topology_request import InvalidTopology
 
 _log = Logger()
 
@@ -62,6 +64,10 @@ def answer_for(error: Exception) -> ErrorAnswer | None:
             return ErrorAnswer(400, error.problem, error.reason)
         case domain.InvalidConfiguration():
             return ErrorAnswer(400, "Invalid request", error.output)
+        case InvalidTopology():
+            return ErrorAnswer(400, "Invalid request", "\n".join(error.problems))
+        case TransitionInProgress():
+            return ErrorAnswer(503, "Topology transition in progress")
         case domain.NoConfiguration():
             return _failed(error.action, f"No valid configuration was uploaded for {error.instance_id}")
         case domain.ActionFailed():

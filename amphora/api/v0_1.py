@@ -1,7 +1,12 @@
-"""The routes of the v0.1 specification: each reads its request, calls one method, and answers."""
+"""
+The routes of the v0.1 specification: each reads its request, calls one method, and answers.
+
+Those that change what the amphora does are closed while its topology changes.
+"""
 
 from __future__ import annotations
 
+import socket
 from typing import Any, ClassVar
 
 from attrs import define
@@ -17,6 +22,8 @@ from amphora.loadbalancer.instance import ACTIONS, InstanceStatus
 from amphora.loadbalancer.instances import Instances
 from amphora.loadbalancer.stats import Backend
 from amphora.system.server_certificate import ServerCertificate
+from amphora.vrrp.topology import AmphoraTopology
+from amphora.vrrp.topology_request import read_request
 
 _LISTENER = "/listeners/<listener>"
 _CERTIFICATE = "/listeners/<listener>/certificates/<filename>"
@@ -37,12 +44,34 @@ class V01:
     install_error_pages(app)
     api_version: ClassVar[str] = "0.1"
 
+    _amphora_id: str
     _instances: Instances
+    _topology: AmphoraTopology
     _server_certificate: ServerCertificate
 
     def resource(self) -> IResource:
         resource: IResource = self.app.resource()
         return resource
+
+    @app.route("/topology", methods=["GET"])
+    async def topology(self, request: IRequest) -> bytes:
+        """Specification: Get amphora topology."""
+        standing = self._topology.standing
+        body = {
+            "hostname": socket.gethostname(),
+            "uuid": self._amphora_id,
+            "topology": standing.topology,
+            "role": standing.role,
+            "ha_ip": self._topology.ha_ip,
+        }
+        return answer_json(request, 200, body)
+
+    @app.route("/topology", methods=["POST"])
+    async def set_topology(self, request: IRequest) -> bytes:
+        """Specification: Set amphora topology."""
+        self._topology.require_rest()
+        done = await self._topology.change(read_request(body_bytes(request)))
+        return answer_json(request, 200 if done else 202, OK)
 
     @app.route("/listeners", methods=["GET"])
     async def listeners(self, request: IRequest) -> bytes:
@@ -58,6 +87,7 @@ class V01:
     @app.route("/listeners/<listener>/<action:action>", methods=["PUT"])
     async def act(self, request: IRequest, listener: str, action: str) -> bytes:
         """Specification: Start or Stop a listener.  The action is looked at first."""
+        self._topology.require_rest()
         if action not in ACTIONS:
             raise RequestRefused(ErrorAnswer(400, "Invalid Request", f"Unknown action: {action}"))
         details = await self._instances.get(_listener_id(listener)).act(ACTIONS[action])
@@ -66,12 +96,14 @@ class V01:
     @app.route(_LISTENER, methods=["DELETE"])
     async def delete(self, request: IRequest, listener: str) -> bytes:
         """Specification: Delete a listener."""
+        self._topology.require_rest()
         await self._instances.get(_listener_id(listener)).delete()
         return answer_json(request, 200, OK)
 
     @app.route(_CERTIFICATE, methods=["PUT"])
     async def put_certificate(self, request: IRequest, listener: str, filename: str) -> bytes:
         """Specification: Upload SSL certificate PEM file."""
+        self._topology.require_rest()
         await self._instances.get(_listener_id(listener)).put_certificate(filename, body_bytes(request))
         return answer_json(request, 201, OK)
 
@@ -84,12 +116,14 @@ class V01:
     @app.route(_CERTIFICATE, methods=["DELETE"])
     async def delete_certificate(self, request: IRequest, listener: str, filename: str) -> bytes:
         """Specification: Delete SSL certificate PEM file."""
+        self._topology.require_rest()
         await self._instances.get(_listener_id(listener)).delete_certificate(filename)
         return answer_json(request, 200, OK)
 
     @app.route("/listeners/<amphora_id>/<listener>/haproxy", methods=["PUT"])
     async def upload(self, request: IRequest, amphora_id: str, listener: str) -> bytes:
         """Specification: Upload listener haproxy configuration."""
+        self._topology.require_rest()
         instance_id = _listener_id(listener)
         amphora = uuid_in(amphora_id, "The amphora's id")
         await self._instances.upload(instance_id, amphora, await body_file(request))

@@ -7,11 +7,14 @@ What a heartbeat says: version 3 of the controller's message, built from what al
                                                           "conns": connections open now,
                                                           "totconns": connections taken since then,
                                                           "ereq": invalid requests since then}}},
-     "pools": {"POOL:LISTENER": {"status": "UP", "members": {MEMBER: "UP" | "DOWN 1/2" | "no check" | ...}}}}
+     "pools": {"POOL:LISTENER": {"status": "UP", "members": {MEMBER: "UP" | "DOWN 1/2" | "no check" | ...}}},
+     "topology": "SINGLE", "topology_status": "OK" | "TOPOLOGY-CHANGE", "role": "ACTIVE" | "STANDBY"}
 
 A frontend that is named by a UUID is a listener.  All other frontends of an instance count together, as a listener
 with the instance's own id.  A backend is a pool; one whose name says no listener gets the instance's id for it.
-The states are haproxy's own words.  Everything here is a pure function.
+The states are haproxy's own words.  The last three keys are ours: Octavia passes them over.
+
+Everything here is a pure function.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from attrs import frozen
 from amphora.health.envelope import MAX_DATAGRAM, seal
 from amphora.loadbalancer.sample import InstanceSample
 from amphora.loadbalancer.stats import Frontend, Stats
+from amphora.vrrp.standing import ALONE, Standing
 
 VERSION: Final = 3
 """Since version 3 of the message, its figures (all but `conns`) are what came since the last one."""
@@ -66,6 +70,9 @@ class Message(TypedDict):
     seq: int
     listeners: dict[str, Listener]
     pools: dict[str, Pool]
+    topology: str
+    topology_status: str
+    role: str
 
 
 class TooLarge(Exception):
@@ -112,12 +119,19 @@ def traffic_by_listener(instance_id: str, stats: Stats) -> dict[str, Traffic]:
     }
 
 
-def build(amphora_id: str, sequence: int, samples: Iterable[InstanceSample], traffic: Mapping[str, Traffic]) -> Message:
+def build(
+    amphora_id: str,
+    sequence: int,
+    samples: Iterable[InstanceSample],
+    traffic: Mapping[str, Traffic],
+    standing: Standing = ALONE,
+) -> Message:
     """
     Make the message of one heartbeat.
 
     @param samples: What is to be told; an instance without an answer is left out.
     @param traffic: By listener id, what came since the last heartbeat; nothing for a listener that is not there.
+    @param standing: The amphora's place among its peers.
     """
     frontends: dict[str, list[Frontend]] = {}
     pools: dict[str, Pool] = {}
@@ -136,6 +150,9 @@ def build(amphora_id: str, sequence: int, samples: Iterable[InstanceSample], tra
         seq=sequence,
         listeners={each: _listener(some, traffic.get(each, Traffic())) for each, some in frontends.items()},
         pools=pools,
+        topology=standing.topology,
+        topology_status=standing.status,
+        role=standing.role,
     )
 
 
@@ -224,9 +241,7 @@ def _without(message: Message, members: Iterable[tuple[str, str]]) -> Message:
         pool = pools[key]
         kept = {member: status for member, status in pool["members"].items() if member not in names}
         pools[key] = Pool(status=pool["status"], members=kept)
-    return Message(
-        id=message["id"], ver=message["ver"], seq=message["seq"], listeners=message["listeners"], pools=pools
-    )
+    return Message({**message, "pools": pools})
 
 
 def _listener(frontends: Sequence[Frontend], traffic: Traffic) -> Listener:

@@ -34,6 +34,7 @@ from amphora.health.counters import Counters
 from amphora.health.message import TooLarge, Traffic, build, fit
 from amphora.loadbalancer.sample import InstanceSample
 from amphora.loadbalancer.stats import Stats
+from amphora.vrrp.standing import ALONE, Standing
 
 REMEMBERED_INTERVALS: Final = 2
 """For how many intervals the last answer of a haproxy is told that does not answer any more."""
@@ -266,6 +267,8 @@ class HeartbeatSender(Service):
         interval: float,
         samples: Callable[[], Awaitable[Sequence[InstanceSample]]],
         counters: Counters,
+        standing: Callable[[], Standing] = lambda: ALONE,
+        must_be_silent: Callable[[], bool] = lambda: False,
         told: Callable[[Sequence[InstanceSample]], None] = lambda _: None,
         phase: Callable[[], float] = random.random,
         look_up: Callable[[str, int], str] = look_up,
@@ -275,6 +278,9 @@ class HeartbeatSender(Service):
         @param interval: Seconds from one heartbeat to the next.
         @param samples: Asks all instances that should be told of.  What takes longer than half an interval is not
             waited for.
+        @param standing: The amphora's place among its peers.
+        @param must_be_silent: Tells that this amphora could not take over its pair's traffic, which a controller
+            learns by not hearing of it.
         @param told: Called with what C{samples} answered, when a controller was told of its traffic.
         @param phase: Which part of an interval, from 0 to 1, to wait between the first heartbeat and the second, so
             that amphorae that were started together do not all speak at once for good.
@@ -287,6 +293,9 @@ class HeartbeatSender(Service):
         self._destinations = deque(_Destination(controller) for controller in controllers)
         self._interval = interval
         self._samples = samples
+        self._standing = standing
+        self._must_be_silent = must_be_silent
+        self._silent = False
         self._told = told
         self._ledger = _Ledger(reactor, blocking, counters)
         self._phase = phase
@@ -374,6 +383,8 @@ class HeartbeatSender(Service):
             destination.close()
 
     async def _round(self) -> None:
+        if self._keeps_silent():
+            return
         samples = await self._read()
         told = self._answers.complete(samples, self._began)
         traffic = None if samples is None else await self._ledger.take(samples)
@@ -387,6 +398,18 @@ class HeartbeatSender(Service):
         if samples is not None and traffic is not None and delivered:
             self._told(samples)
         self.sent += delivered
+
+    def _keeps_silent(self) -> bool:
+        silent = self._must_be_silent()
+        if silent and not self._silent:
+            self._log.error(
+                "keepalived is configured and does not run: no heartbeats are sent, so that the controller replaces "
+                "this amphora unless keepalived comes back"
+            )
+        elif self._silent and not silent:
+            self._log.info("keepalived runs: heartbeats are sent again")
+        self._silent = silent
+        return silent
 
     async def _read(self) -> Sequence[InstanceSample] | None:
         """Ask all instances; None if that failed as a whole or took too long."""
@@ -413,7 +436,8 @@ class HeartbeatSender(Service):
         """Make the datagram; None, which is logged once, if there is no way to make it small enough."""
         assert self._key is not None
         try:
-            datagram, left_out = fit(build(self._amphora_id, self.sent, samples, traffic), self._key, self.left_out)
+            message = build(self._amphora_id, self.sent, samples, traffic, self._standing())
+            datagram, left_out = fit(message, self._key, self.left_out)
         except TooLarge as problem:
             if not self._too_large:
                 self._too_large = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from attrs import frozen
 
@@ -23,3 +23,7 @@ class Standing:
     def active(self) -> bool:
         """Does it carry the traffic?"""
         return self.role == "ACTIVE"
+
+
+ALONE: Final = Standing("SINGLE", "OK", "ACTIVE")
+"""An amphora that is nobody's peer."""

@@ -63,6 +63,9 @@ class BuildTests(SynchronousTestCase):
                     LISTENER: {"status": "OPEN", "stats": {"tx": 30, "rx": 20, "conns": 4, "totconns": 5, "ereq": 1}}
                 },
                 "pools": {f"{POOL}:{LISTENER}": {"status": "UP", "members": {"a": "UP 1/3", "b": "no check"}}},
+                "topology": "SINGLE",
+                "topology_status": "OK",
+                "role": "ACTIVE",
             },
         )
 

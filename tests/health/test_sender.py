@@ -22,10 +22,11 @@ from amphora.blocking import AtOnce
 from amphora.config import Controller
 from amphora.health.counters import Counters
 from amphora.health.envelope import unseal
-from amphora.health.sender import HeartbeatSender, LastAnswers, look_up
+from amphora.health.sender import SHORTEST_GAP, HeartbeatSender, LastAnswers, look_up
 from amphora.loadbalancer.sample import InstanceSample
 from amphora.loadbalancer.stats import Backend, Frontend, Stats
 from amphora.process import ProcessIdentity
+from amphora.vrrp.standing import ALONE, Standing
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -130,6 +131,9 @@ class SenderTestCase(SynchronousTestCase):
         self.question: Callable[[], Awaitable[Sequence[InstanceSample]]] = lambda: succeed(self.samples)
         self.looked_up: list[str] = []
 
+    standing = ALONE
+    must_be_silent = False
+
     localhost: str | None = "127.0.0.1"
     """Where `localhost` is; None while its name cannot be found."""
 
@@ -162,6 +166,8 @@ class SenderTestCase(SynchronousTestCase):
             interval=INTERVAL,
             samples=self.ask,
             counters=Counters(self.directory, boot_id="boot", agent_started=1000),
+            standing=lambda: self.standing,
+            must_be_silent=lambda: self.must_be_silent,
             phase=lambda: phase,
             look_up=self.find,
         )
@@ -187,6 +193,41 @@ class SenderTestCase(SynchronousTestCase):
     def tx(self, messages: Sequence[dict[str, Any]]) -> list[int]:
         """The bytes that each message tells of the instance's frontends."""
         return [message["listeners"][INSTANCE]["stats"]["tx"] for message in messages]
+
+
+class PairTests(SenderTestCase):
+    """An amphora that is one of a pair."""
+
+    def test_standing(self) -> None:
+        """Each heartbeat tells the topology and the role of its own moment."""
+        receiver = self.receiver()
+        sender = self.started(receiver.controller)
+        self.pass_time(0)
+        self.standing = Standing("ACTIVE-STANDBY", "TOPOLOGY-CHANGE", "STANDBY")
+        self.pass_time(SHORTEST_GAP)
+        sender.beat_now()
+        self.pass_time(0)
+        first, second = receiver.hear()
+        told = [(each["topology"], each["topology_status"], each["role"]) for each in (first, second)]
+        self.assertEqual([("SINGLE", "OK", "ACTIVE"), ("ACTIVE-STANDBY", "TOPOLOGY-CHANGE", "STANDBY")], told)
+
+    def test_silence(self) -> None:
+        """While keepalived does not run nothing is sent, which the log says once; no traffic is lost over it."""
+        receiver = self.receiver()
+        self.samples = [answer(1)]
+        self.started(receiver.controller)
+        self.pass_time(0)
+        self.assertEqual([1], self.tx(receiver.hear()))
+        self.must_be_silent = True
+        self.samples = [answer(5)]
+        with capturedLogs() as logged:
+            self.pass_time(3 * INTERVAL)
+            self.assertEqual([], receiver.hear())
+            self.must_be_silent = False
+            self.samples = [answer(9)]
+            self.pass_time(INTERVAL)
+        self.assertEqual([8], self.tx(receiver.hear()))
+        self.assertEqual([LogLevel.error, LogLevel.info], [event["log_level"] for event in logged])
 
 
 class CadenceTests(SenderTestCase):

@@ -1,0 +1,343 @@
+"""
+The amphora's topology: OK, then TOPOLOGY-CHANGE for as long as keepalived takes, then OK again.
+
+The role that is told is keepalived's, not the one that was asked for.  A keepalived configuration is the controller's
+text: it is checked against what is asked for, never edited.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Collection
+from pathlib import Path
+from typing import Any, Protocol
+
+from attrs import asdict, define, field, frozen
+from automat import TypeMachineBuilder
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from amphora.blocking import BlockingCalls
+from amphora.files import make_directory, replace_file
+from amphora.jobs import JobQueue
+from amphora.loadbalancer.errors import StorageFailed
+from amphora.vrrp.standing import Role, Standing, Topology, TopologyStatus
+from amphora.vrrp.topology_request import ROLES, TOPOLOGIES, InvalidTopology, TopologyRequest, differences
+
+PATIENCE = 30.0
+"""Seconds that a transition may take; then what is true is told, whatever was asked for."""
+
+
+class TransitionInProgress(Exception):
+    """Nothing is changed while the topology changes."""
+
+
+class PairConfig(Protocol):
+    """What has to be known of a keepalived configuration here."""
+
+    @property
+    def virtual_addresses(self) -> Collection[str]: ...
+    @property
+    def passwords(self) -> Collection[str]: ...
+
+
+class SupervisedKeepalived(Protocol):
+    """What a topology needs of keepalived; L{amphora.vrrp.keepalived.Keepalived} is one."""
+
+    @property
+    def configured(self) -> bool: ...
+    @property
+    def present(self) -> bool: ...
+    @property
+    def runs(self) -> bool: ...
+    @property
+    def role(self) -> Role | None: ...
+    @property
+    def config(self) -> PairConfig | None: ...
+    def start(self) -> Deferred[str]: ...
+    def stop(self) -> Deferred[str]: ...
+    def retire(self) -> Deferred[None]: ...
+
+
+class _Transition(Protocol):
+    """The inputs of the state machine."""
+
+    def begin(self) -> None:
+        """Something is about to move."""
+
+    def end(self) -> None:
+        """It has come to rest."""
+
+    def require_rest(self) -> None:
+        """@raise TransitionInProgress: while something moves."""
+
+    def status(self) -> TopologyStatus:
+        """What is told of it."""
+
+
+def _build_machine() -> Callable[[object], _Transition]:
+    builder = TypeMachineBuilder(_Transition, object)
+    at_rest = builder.state("OK")
+    moving = builder.state("TOPOLOGY-CHANGE")
+    at_rest.upon(_Transition.begin).to(moving).returns(None)
+    at_rest.upon(_Transition.require_rest).loop().returns(None)
+    at_rest.upon(_Transition.status).loop().returns("OK")
+    moving.upon(_Transition.end).to(at_rest).returns(None)
+    moving.upon(_Transition.status).loop().returns("TOPOLOGY-CHANGE")
+
+    @moving.upon(_Transition.begin).loop()
+    def refuse_to_begin(transition: _Transition, core: object) -> None:
+        raise TransitionInProgress()
+
+    @moving.upon(_Transition.require_rest).loop()
+    def refuse(transition: _Transition, core: object) -> None:
+        raise TransitionInProgress()
+
+    return builder.build()
+
+
+_machine = _build_machine()
+
+
+@frozen
+class _Record:
+    """What is remembered: what was asked for last, and whether that is still being brought about."""
+
+    asked: TopologyRequest
+    moving: bool = False
+
+
+@define(eq=False)
+class AmphoraTopology:
+    """
+    One amphora's topology.
+
+    L{resume} is called once, when it is known what keepalived does.
+    """
+
+    _log = Logger()
+
+    _reactor: IReactorTime
+    _blocking: BlockingCalls
+    _path: Path
+    """The file that remembers it; it holds the pair's secret."""
+    _keepalived: SupervisedKeepalived
+    _hand_over_vips: Callable[[], Awaitable[None]]
+    """Gives the plugged VIPs to keepalived, or takes them back, as L{keepalived_owns_vips} says now."""
+    _changed: Callable[[], None]
+    """Called when a transition has ended."""
+    _record: _Record
+    _transition: _Transition = field(init=False, factory=lambda: _machine(None))
+    _jobs: JobQueue = field(init=False)
+    _moving: Deferred[None] | None = field(init=False, default=None)
+    _news: Deferred[None] | None = field(init=False, default=None)
+
+    @classmethod
+    def create(
+        cls,
+        reactor: IReactorTime,
+        blocking: BlockingCalls,
+        *,
+        path: Path,
+        keepalived: SupervisedKeepalived,
+        hand_over_vips: Callable[[], Awaitable[None]],
+        changed: Callable[[], None],
+        default: Topology,
+    ) -> AmphoraTopology:
+        """@param default: What holds until a controller sets another: the configuration's `loadbalancer_topology`."""
+        asked = TopologyRequest(default, "STANDBY")
+        return cls(reactor, blocking, path, keepalived, hand_over_vips, changed, _Record(asked))
+
+    def __attrs_post_init__(self) -> None:
+        self._jobs = JobQueue("topology", lambda: None, (InvalidTopology, TransitionInProgress, StorageFailed))
+
+    # What can be asked
+
+    @property
+    def standing(self) -> Standing:
+        """Topology, status and role, as they are now."""
+        return Standing(self._record.asked.topology, self._transition.status(), self._role())
+
+    @property
+    def ha_ip(self) -> str:
+        """The address that the pair shares; empty in other topologies."""
+        return self._record.asked.ha_ip
+
+    @property
+    def keepalived_owns_vips(self) -> bool:
+        return self._record.asked.is_pair
+
+    def require_rest(self) -> None:
+        """@raise TransitionInProgress: while the topology changes."""
+        self._transition.require_rest()
+
+    def _role(self) -> Role:
+        if not self._record.asked.is_pair:
+            return "ACTIVE"
+        if not self._keepalived.configured:
+            return self._record.asked.role
+        return self._keepalived.role or "STANDBY"
+
+    # What can be done
+
+    def change(self, request: TopologyRequest) -> Deferred[bool]:
+        """
+        Take another topology, role, address and secret.
+
+        @return: Fires with True when all of it holds, with False when keepalived has begun to move.
+        @raise InvalidTopology: if it is at odds with the keepalived configuration.
+        @raise TransitionInProgress, StorageFailed: and nothing was changed.
+        """
+        return self._jobs.run(lambda: self._change(request))
+
+    def keepalived_changed(self) -> None:
+        """keepalived has come, gone, or taken another role."""
+        news, self._news = self._news, None
+        if news is not None:
+            news.callback(None)
+
+    async def load(self) -> None:
+        """Remember what was asked for before this agent started."""
+        try:
+            self._record = _decode(await self._blocking.run(self._path.read_bytes))
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            self._log.error(
+                "{path} cannot be used: {error}. The topology is {topology} until a controller sets it",
+                path=str(self._path),
+                error=error,
+                topology=self._record.asked.topology,
+            )
+
+    def resume(self) -> None:
+        """Go on with a transition that the last agent did not finish."""
+        if self._record.moving:
+            self._transition.begin()
+            self._moving = Deferred.fromCoroutine(self._move(self._record.asked))
+
+    async def release(self) -> None:
+        """The agent ends: a transition is left to the next one."""
+        await self._jobs.finished()
+        if self._moving is not None:
+            self._moving.cancel()
+            await self._moving
+
+    # The job
+
+    async def _change(self, request: TopologyRequest) -> bool:
+        self._transition.begin()
+        before, must_move = self._record, False
+        try:
+            if request.is_pair and self._keepalived.configured and self._keepalived.config is not None:
+                config = self._keepalived.config
+                problems = differences(request, config.virtual_addresses, config.passwords)
+                if problems:
+                    raise InvalidTopology(problems)
+            must_move = self._must_move(request)
+            await self._remember(_Record(request, must_move))
+            if not must_move:
+                await self._rest(request, before.asked)
+        finally:
+            if not must_move or self._record is before:
+                self._transition.end()
+        self._log.info("The topology is {topology} now", topology=request.topology)
+        if must_move:
+            self._moving = Deferred.fromCoroutine(self._move(request))
+        return not must_move
+
+    def _must_move(self, request: TopologyRequest) -> bool:
+        if not request.is_pair:
+            return self._keepalived.present
+        return self._keepalived.configured and (not self._keepalived.runs or self._keepalived.role != request.role)
+
+    async def _rest(self, request: TopologyRequest, before: TopologyRequest) -> None:
+        """What is quickly done where keepalived does not have to move."""
+        if not request.is_pair and self._keepalived.configured:
+            await self._keepalived.retire()
+        if before.is_pair != request.is_pair:
+            await self._hand_over()
+
+    # The transition
+
+    async def _move(self, request: TopologyRequest) -> None:
+        try:
+            await self._bring_about(request)
+        except CancelledError:
+            return
+        except TimeoutError:
+            self._log.error(
+                "The role is {role} though {asked} was asked for: keepalived did not take it within {seconds:g} s",
+                role=self._role(),
+                asked=request.role,
+                seconds=PATIENCE,
+            )
+        except Exception as error:
+            self._log.error(
+                "The change of topology to {topology} failed: {error}", topology=request.topology, error=error
+            )
+        await self._settle(request)
+
+    async def _bring_about(self, request: TopologyRequest) -> None:
+        if not request.is_pair:
+            await self._keepalived.retire()
+            await self._hand_over()
+            return
+        await self._hand_over()
+        if self._keepalived.role == "ACTIVE" and request.role == "STANDBY":
+            # Its last word hands the address to its peer.
+            await self._keepalived.stop()
+        if not self._keepalived.present:
+            await self._keepalived.start()
+        deadline = self._reactor.seconds() + PATIENCE
+        while self._keepalived.role != request.role:
+            self._news = Deferred()
+            await self._news.addTimeout(max(0.0, deadline - self._reactor.seconds()), self._reactor)
+
+    async def _hand_over(self) -> None:
+        try:
+            await self._hand_over_vips()
+        except CancelledError:
+            raise
+        except Exception:
+            self._log.failure("the plugged VIPs cannot be handed over")
+
+    async def _settle(self, request: TopologyRequest) -> None:
+        try:
+            await self._remember(_Record(request))
+        except StorageFailed:
+            # It is logged; the next agent would go through the same change once more, and find it done.
+            self._record = _Record(request)
+        self._moving = None
+        self._transition.end()
+        self._changed()
+
+    async def _remember(self, record: _Record) -> None:
+        def write() -> None:
+            make_directory(self._path.parent)
+            replace_file(self._path, _encode(record))
+
+        try:
+            await self._blocking.run(write)
+        except OSError as error:
+            self._log.error("the topology cannot be stored in {path}: {error}", path=str(self._path), error=error)
+            raise StorageFailed("topology", error.strerror or str(error)) from error
+        self._record = record
+
+
+def _encode(record: _Record) -> bytes:
+    return json.dumps({**asdict(record.asked), "moving": record.moving}).encode() + b"\n"
+
+
+def _decode(content: bytes) -> _Record:
+    """@raise ValueError: if it is not what L{_encode} makes."""
+    known: Any = json.loads(content)
+    try:
+        asked = TopologyRequest(known["topology"], known["role"], str(known["ha_ip"]), str(known["secret"]))
+        moving = known["moving"] is True
+    except (KeyError, TypeError):
+        raise ValueError("it has another format") from None
+    if asked.topology not in TOPOLOGIES or asked.role not in ROLES:
+        raise ValueError("it names a topology or role that is not known")
+    return _Record(asked, moving)
