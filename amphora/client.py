@@ -216,6 +216,17 @@ class Info:
 
 
 @frozen
+class Topology:
+    """An amphora's place among its peers; `role` is ACTIVE or STANDBY, `ha_ip` empty but for ACTIVE-STANDBY."""
+
+    hostname: str
+    uuid: str
+    topology: str
+    role: str
+    ha_ip: str
+
+
+@frozen
 class Listener:
     """A listener: `status` is ACTIVE, STOPPED or ERROR; `type` is TCP, HTTP or TERMINATED_HTTPS."""
 
@@ -361,6 +372,24 @@ class AmphoraClient:
             answer.text("hostname"), answer.text("uuid"), answer.text("haproxy_version"), answer.text("api_version")
         )
 
+    async def topology(self) -> Topology:
+        """Ask for the amphora's topology and role."""
+        answer = await self._json("GET", _path("topology"))
+        return Topology(*(answer.text(name) for name in ("hostname", "uuid", "topology", "role", "ha_ip")))
+
+    async def set_topology(
+        self, topology: str, *, role: str | None = None, ha_ip: str | None = None, secret: str | None = None
+    ) -> Outcome:
+        """
+        Set the amphora's topology; role, address and secret are for ACTIVE-STANDBY alone.
+
+        @return: With status 200 when it holds, 202 when keepalived has begun to move: heartbeats tell the end.
+        @raise Refused: with a line of details for each parameter that is not taken.
+        """
+        values = {"topology": topology, "role": role, "ha_ip": ha_ip, "secret": secret}
+        body = {name: value for name, value in values.items() if value is not None}
+        return await self._outcome("POST", _path("topology"), json.dumps(body).encode())
+
     async def listeners(self) -> tuple[Listener, ...]:
         """Ask for all listeners that the amphora knows."""
         answer = await self._json("GET", _path("listeners"))
@@ -468,7 +497,7 @@ class AmphoraClient:
 
         @raise Refused: for a PEM that lacks something, or whose key and certificate do not match.
         """
-        return await self._outcome("PUT", "/v0.1/certificate", pem)
+        return await self._outcome("PUT", _path("certificate"), pem)
 
     async def _outcome(self, method: str, path: str, body: bytes | None = None) -> Outcome:
         answer = await self._json(method, path, body)
