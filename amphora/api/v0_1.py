@@ -11,6 +11,7 @@ from werkzeug.routing import BaseConverter
 
 from amphora.api.answers import OK, answer_bytes, answer_json
 from amphora.api.bodies import body_bytes, body_file
+from amphora.api.details import Details
 from amphora.api.errors import ErrorAnswer, RequestRefused, install_error_pages
 from amphora.api.routing import new_app, uuid_in
 from amphora.loadbalancer.instance import ACTIONS, InstanceStatus
@@ -37,10 +38,16 @@ class V01:
     api_version: ClassVar[str] = "0.1"
 
     _instances: Instances
+    _details: Details
 
     def resource(self) -> IResource:
         resource: IResource = self.app.resource()
         return resource
+
+    @app.route("/details", methods=["GET"])
+    async def details(self, request: IRequest) -> bytes:
+        """Specification: Get amphora details."""
+        return answer_json(request, 200, await self._details.tell(self.api_version))
 
     @app.route("/listeners", methods=["GET"])
     async def listeners(self, request: IRequest) -> bytes:
