@@ -56,6 +56,7 @@ setup(
             "ruff == 0.17.6",
             "hypothesis >= 6.112",
             "setuptools >= 77",  # a test builds the wheel
+            "types-psutil == 7.2.2.20261111",
             "types-setuptools == 84.2.0.20261104",
         ],
         "demo": [

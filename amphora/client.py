@@ -23,12 +23,12 @@ where there was none.  All calls may be repeated.  What is sent and received is 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from attrs import field, frozen
+from attrs import AttrsInstance, field, fields_dict, frozen
 from cryptography import x509
 from OpenSSL import SSL, crypto
 from service_identity import VerificationError
@@ -54,6 +54,7 @@ from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer
 from zope.interface import implementer
 
 T = TypeVar("T")
+R = TypeVar("R", bound=AttrsInstance)
 
 CONNECT_SECONDS = 10.0
 """How long a TCP connection may take, as Octavia's controller waits."""
@@ -251,6 +252,73 @@ class ListenerDetails(Listener):
     pools: tuple[Pool, ...]
 
 
+@frozen
+class Bandwidth:
+    """What a network carries, in bytes per second over the last thirty seconds."""
+
+    network_tx: int
+    network_rx: int
+
+
+@frozen
+class CpuUsage:
+    """Percent of all CPUs over the last thirty seconds."""
+
+    total: float
+    user: float
+    system: float
+    soft_irq: float
+
+
+@frozen
+class Memory:
+    """Kilobytes."""
+
+    total: int
+    free: int
+    available: int
+    buffers: int
+    cached: int
+    swap_used: int
+    shared: int
+    slab: int
+    committed_as: int
+
+
+@frozen
+class Disk:
+    """The root file system, in kilobytes."""
+
+    used: int
+    available: int
+
+
+@frozen
+class Details(Info):
+    """
+    How an amphora fares.
+
+    `network_tx` and `network_rx` are those of all networks together; `load` is of the last 1, 5 and 15 minutes;
+    `topology` is SINGLE, ACTIVE-STANDBY or ACTIVE-ACTIVE, `topology_status` OK or TOPOLOGY-CHANGE; `packages` gives the
+    version of each by its name; `more` is what the amphora tells beyond the specification, as it came.
+    """
+
+    network_tx: int
+    network_rx: int
+    networks: dict[str, Bandwidth]
+    active: bool
+    haproxy_count: int
+    cpu: CpuUsage
+    memory: Memory
+    disk: Disk
+    load: tuple[float, ...]
+    topology: str
+    topology_status: str
+    listeners: tuple[str, ...]
+    packages: dict[str, str]
+    more: dict[str, object]
+
+
 @implementer(IAgentEndpointFactory)
 @frozen
 class AmphoraEndpoint:
@@ -367,10 +435,11 @@ class AmphoraClient:
 
     async def info(self) -> Info:
         """Ask who the amphora is, and for its versions."""
-        answer = await self._json("GET", "/info")
-        return Info(
-            answer.text("hostname"), answer.text("uuid"), answer.text("haproxy_version"), answer.text("api_version")
-        )
+        return _info(await self._json("GET", "/info"))
+
+    async def details(self) -> Details:
+        """Ask how the amphora fares: what it does, and what it has left."""
+        return _details(await self._json("GET", _path("details")))
 
     async def topology(self) -> Topology:
         """Ask for the amphora's topology and role."""
@@ -588,9 +657,53 @@ class _Answer:
             raise UnexpectedAnswer(self.status, f"{where} is not a list")
         return [_Answer(self.status, each, f"an item of {where}") for each in found]
 
+    def number(self, key: str) -> float:
+        """Read a member that has to be a number."""
+        return self._of(key).as_number()
+
+    def whole(self, key: str) -> int:
+        """Read a member that has to be a whole number."""
+        found = self._of(key)
+        number = found.as_number()
+        if not isinstance(number, int):
+            raise UnexpectedAnswer(self.status, f"{found.where} is not a whole number")
+        return number
+
+    def flag(self, key: str) -> bool:
+        """Read a member that has to be true or false."""
+        found = self._of(key)
+        if not isinstance(found.value, bool):
+            raise UnexpectedAnswer(self.status, f"{found.where} is neither true nor false")
+        return found.value
+
+    def member(self, key: str) -> _Answer:
+        """Read a member that has to be an object."""
+        member = self._of(key)
+        member._mapping()
+        return member
+
+    def as_text(self) -> str:
+        """Be a string."""
+        if not isinstance(self.value, str):
+            raise UnexpectedAnswer(self.status, f"{self.where} is not a text")
+        return self.value
+
+    def as_number(self) -> float:
+        """Be a number."""
+        if isinstance(self.value, bool) or not isinstance(self.value, int | float):
+            raise UnexpectedAnswer(self.status, f"{self.where} is not a number")
+        return self.value
+
     def names(self) -> list[str]:
         """Name the members of an object."""
         return list(self._mapping())
+
+    def without(self, names: Container[str]) -> dict[str, object]:
+        """Read all members but those."""
+        return {name: value for name, value in self._mapping().items() if name not in names}
+
+    def _of(self, key: str) -> _Answer:
+        return _Answer(self.status, self._mapping().get(key), f"{key!r} of {self.where}")
 
     def _mapping(self) -> dict[str, object]:
         if not isinstance(self.value, dict):
@@ -603,6 +716,43 @@ def _read(status: int, content: bytes) -> _Answer:
         return _Answer(status, json.loads(content))
     except (ValueError, RecursionError):
         raise UnexpectedAnswer(status, "its body is not JSON") from None
+
+
+def _info(answer: _Answer) -> Info:
+    return Info(
+        answer.text("hostname"), answer.text("uuid"), answer.text("haproxy_version"), answer.text("api_version")
+    )
+
+
+def _details(answer: _Answer) -> Details:
+    info, networks, cpu = _info(answer), answer.member("networks"), answer.member("cpu")
+    packages = answer.items("packages")
+    return Details(
+        hostname=info.hostname,
+        uuid=info.uuid,
+        haproxy_version=info.haproxy_version,
+        api_version=info.api_version,
+        network_tx=answer.whole("network_tx"),
+        network_rx=answer.whole("network_rx"),
+        networks={name: _wholes(Bandwidth, networks.member(name)) for name in networks.names()},
+        active=answer.flag("active"),
+        haproxy_count=answer.whole("haproxy_count"),
+        cpu=CpuUsage(cpu.number("total"), cpu.number("user"), cpu.number("system"), cpu.number("soft_irq")),
+        memory=_wholes(Memory, answer.member("memory")),
+        disk=_wholes(Disk, answer.member("disk")),
+        load=tuple(each.as_number() for each in answer.items("load")),
+        topology=answer.text("topology"),
+        topology_status=answer.text("topology_status"),
+        listeners=tuple(each.as_text() for each in answer.items("listeners")),
+        packages={name: package.text(name) for package in packages for name in package.names()},
+        more=answer.without(fields_dict(Details)),
+    )
+
+
+def _wholes(kind: type[R], answer: _Answer) -> R:
+    """Read an object all of whose members are whole numbers."""
+    make: Callable[..., R] = kind
+    return make(**{name: answer.whole(name) for name in fields_dict(kind)})
 
 
 _NO_ANSWER = (

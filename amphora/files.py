@@ -11,6 +11,16 @@ _UNFINISHED = ".*.new"
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
+FileMark = tuple[int, int, int]
+"""What tells whether a file was replaced or written to since: its inode, its size, its time of change."""
+
+
+def file_mark(path: str | Path) -> FileMark:
+    """@raise OSError: as the system says."""
+    status = os.stat(path)
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def beside(path: Path) -> Path:
     """Where a file is made before it takes its place: haproxy passes over such names in a certificate directory."""
     return path.with_name(f".{path.name}.new")

@@ -9,6 +9,7 @@ its L{ProcessIdentity} alone, whoever started it, and its end is heard through a
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -247,6 +248,26 @@ class ProcessIdentity:
         except (FileNotFoundError, ProcessLookupError):
             return []
         return [child for pid in pids if (child := ProcessIdentity.of(pid)) is not None]
+
+    def memory(self) -> int:
+        """
+        The memory that it takes, in kilobytes; 0 where it is gone.
+
+        Pages that several processes share count in equal parts (C{Pss}, proc(5)), so that sums over processes are true;
+        where we may not see who shares them, they count whole.
+        """
+        try:
+            with open(f"/proc/{self.pid}/smaps_rollup", "rb") as rollup:
+                return int(rollup.read().partition(b"\nPss:")[2].split(maxsplit=1)[0])
+        except OSError:
+            return self._resident()
+
+    def _resident(self) -> int:
+        try:
+            with open(f"/proc/{self.pid}/statm", "rb") as statm:
+                return int(statm.read().split()[1]) * resource.getpagesize() // 1024
+        except (FileNotFoundError, ProcessLookupError):
+            return 0
 
 
 @implementer(IReadDescriptor)

@@ -19,6 +19,8 @@ from twisted.python.usage import Options as UsageOptions
 
 from amphora.agent import Agent, IAgentReactor
 from amphora.api.channel import AmphoraSite, Limits
+from amphora.api.details import Details
+from amphora.api.info import AmphoraInfo
 from amphora.api.root import AmphoraAPI
 from amphora.api.server import ApiService, IApiReactor
 from amphora.api.tls import BadTLSFiles, MutualTLS, TLSFiles
@@ -36,8 +38,13 @@ from amphora.loadbalancer.instances import Instances
 from amphora.loadbalancer.notify import NotifySocket
 from amphora.loadbalancer.store import InstanceFiles, Store
 from amphora.process import ProcessIdentity, boot_id
+from amphora.system.figures import Meter
 from amphora.system.haproxy_version import HaproxyVersion
+from amphora.system.links import read_links
+from amphora.system.machine import read_cpu_times, read_machine
+from amphora.system.packages import Packages
 from amphora.system.server_certificate import ServerCertificate
+from amphora.vrrp.standing import Standing
 
 DEFAULT_CONFIG = "/etc/octavia/amphora-agent.conf"
 
@@ -111,18 +118,6 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
     )
     tls = MutualTLS(settings.client_auth, settings.agent_tls_protocol)
     tls.replace(read_tls_files(settings))
-    certificate = ServerCertificate(Path(settings.agent_server_cert), blocking, tls.renewal)
-    api = AmphoraAPI(
-        settings.amphora_id, HaproxyVersion(reactor, settings.haproxy_cmd).read, V01(instances, certificate)
-    )
-    site = AmphoraSite(
-        api.resource(),
-        reactor=reactor,
-        verdicts=tls,
-        blocking=blocking,
-        spool=store,
-        limits=Limits(body=settings.agent_request_read_timeout, body_size=settings.max_body_size),
-    )
     heartbeats = HeartbeatSender(
         reactor=reactor,
         blocking=blocking,
@@ -134,7 +129,35 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         told=instances.told,
         counters=Counters(store.base_path, boot_id=boot_id(), agent_started=ProcessIdentity.current().started),
     )
+    meter = Meter(
+        reactor=reactor,
+        blocking=blocking,
+        haproxies=instances.processes,
+        read_cpu_times=read_cpu_times,
+        read_links=lambda: read_links(settings.network_namespace),
+        read_machine=lambda haproxies: read_machine(haproxies, store.base_cert_dir),
+    )
+    info = AmphoraInfo(settings.amphora_id, HaproxyVersion(reactor, settings.haproxy_cmd).read)
+    details = Details(
+        info=info,
+        meter=meter,
+        packages=Packages(reactor, blocking),
+        listeners=instances.ids,
+        haproxies=instances.processes,
+        heartbeat=heartbeats.report,
+        standing=lambda: Standing("SINGLE", "OK", "ACTIVE"),
+    )
+    api = AmphoraAPI(info, V01(instances, details))
+    site = AmphoraSite(
+        api.resource(),
+        reactor=reactor,
+        verdicts=tls,
+        blocking=blocking,
+        spool=store,
+        limits=Limits(body=settings.agent_request_read_timeout, body_size=settings.max_body_size),
+    )
     speakers: list[IService] = [
+        meter,
         ApiService(reactor, site, tls, settings.bind_host, settings.bind_port),
         heartbeats,
         Housekeeping(reactor, instances),

@@ -33,13 +33,18 @@ from amphora.client import (
     AmphoraEndpoint,
     AmphoraError,
     AmphoraFailed,
+    Bandwidth,
     ClientError,
+    CpuUsage,
     Credentials,
+    Details,
+    Disk,
     Exchange,
     Info,
     InTransition,
     Listener,
     ListenerDetails,
+    Memory,
     NotFound,
     Outcome,
     Pool,
@@ -57,6 +62,40 @@ ANOTHER = "02d0da8d-fc65-4bc4-bc46-95cadb2315d2"
 LISTENER = "04bff5c3-5862-4a13-b9e3-9b440d0ed50a"
 POOL = "399bbf4b-5f6c-4370-a61e-ed2ff2fc9387"
 MEMBERS = ("73f6d278-ae1c-4248-ad02-0bfd50d69aab", "2edca57c-5890-4bcb-ae67-4ef75776cc67")
+
+
+DETAILS = {
+    "hostname": "h",
+    "uuid": AMPHORA,
+    "haproxy_version": "2.6.12",
+    "api_version": "0.1",
+    "networks": {"eth0": {"network_tx": 3300138, "network_rx": 982001}},
+    "network_tx": 3300138,
+    "network_rx": 982001,
+    "active": True,
+    "haproxy_count": 3,
+    "cpu": {"total": 0.43, "user": 0.30, "system": 0.05, "soft_irq": 0},
+    "memory": {
+        "total": 4087402,
+        "free": 760656,
+        "available": 2655901,
+        "buffers": 90980,
+        "cached": 1830143,
+        "swap_used": 943,
+        "shared": 105792,
+        "slab": 158819,
+        "committed_as": 2643480,
+    },
+    "disk": {"used": 1234567, "available": 5242880},
+    "load": [0.50, 0.45, 0.47],
+    "topology": "SINGLE",
+    "topology_status": "OK",
+    "listeners": [LISTENER],
+    "packages": [{"haproxy": "1.5.1"}, {"bash": "4.3.23"}],
+    "cpu_count": 2,
+    "heartbeat": {"sent": 1},
+}
+"""The specification's example in real JSON, and more than it names."""
 
 
 @define
@@ -150,6 +189,51 @@ class CallTests(SynchronousTestCase):
         self.amphora.answer(200, told)
         self.assertEqual(self.result(self.client.info()), Info("h", AMPHORA, "2.6.12", "0.1"))
         self.assertEqual(self.amphora.requests, [("GET", "/info", b"")])
+
+    def test_details(self) -> None:
+        """Details are typed as the specification has them; what it does not name is handed on as it came."""
+        self.amphora.answer(200, DETAILS)
+        self.assertEqual(
+            self.result(self.client.details()),
+            Details(
+                hostname="h",
+                uuid=AMPHORA,
+                haproxy_version="2.6.12",
+                api_version="0.1",
+                network_tx=3300138,
+                network_rx=982001,
+                networks={"eth0": Bandwidth(3300138, 982001)},
+                active=True,
+                haproxy_count=3,
+                cpu=CpuUsage(0.43, 0.3, 0.05, 0),
+                memory=Memory(4087402, 760656, 2655901, 90980, 1830143, 943, 105792, 158819, 2643480),
+                disk=Disk(1234567, 5242880),
+                load=(0.5, 0.45, 0.47),
+                topology="SINGLE",
+                topology_status="OK",
+                listeners=(LISTENER,),
+                packages={"haproxy": "1.5.1", "bash": "4.3.23"},
+                more={"cpu_count": 2, "heartbeat": {"sent": 1}},
+            ),
+        )
+        self.assertEqual(self.amphora.requests, [("GET", "/v0.1/details", b"")])
+
+    def test_unexpected_details(self) -> None:
+        """Details that are not as specified are told, with what is wrong with them."""
+        for name, value, reason in (
+            ("active", "TRUE", "'active' of its body is neither true nor false"),
+            ("haproxy_count", "3", "'haproxy_count' of its body is not a number"),
+            ("haproxy_count", True, "'haproxy_count' of its body is not a number"),
+            ("haproxy_count", 3.5, "'haproxy_count' of its body is not a whole number"),
+            ("cpu", None, "'cpu' of its body is not an object"),
+            ("disk", {"used": 1}, "'available' of 'disk' of its body is not a number"),
+            ("networks", {"eth0": 1}, "'eth0' of 'networks' of its body is not an object"),
+            ("load", ["0.5"], "an item of 'load' is not a number"),
+            ("listeners", [1], "an item of 'listeners' is not a text"),
+            ("packages", [{"haproxy": 1}], "an item of 'packages' has no text 'haproxy'"),
+        ):
+            self.amphora.answer(200, {**DETAILS, name: value})
+            self.assertEqual(self.error(self.client.details(), UnexpectedAnswer).reason, reason)
 
     def test_listeners(self) -> None:
         """The list of listeners has an item for each."""

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from amphora.files import (
     beside,
+    file_mark,
     make_directory,
     on_memory_file_system,
     remove_unfinished,
@@ -46,6 +47,16 @@ class ReplaceTests(FileTestCase):
         replace_file(self.path, b"")
         self.assertEqual((b"", 0o600), (self.path.read_bytes(), mode(self.path)))
         self.assertEqual(["file"], os.listdir(self.directory))
+
+    def test_mark(self) -> None:
+        """A file that was replaced has another mark, though it holds the same; one that was not has the same."""
+        replace_file(self.path, b"one")
+        mark = file_mark(self.path)
+        self.assertEqual(mark, file_mark(str(self.path)))
+        replace_file(self.path, b"one")
+        self.assertNotEqual(mark, file_mark(self.path))
+        self.path.unlink()
+        self.assertRaises(FileNotFoundError, file_mark, self.path)
 
     def test_readers_keep_the_old_one(self) -> None:
         """Whoever has the old file open goes on reading that one."""

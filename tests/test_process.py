@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -372,6 +373,25 @@ class IdentityTests(_RealTestCase):
         while [one.pid for one in process.children()] != pids and time.monotonic() < deadline:
             os.sched_yield()
         self.assertEqual(pids, [one.pid for one in process.children()])
+
+    def test_memory(self) -> None:
+        """Memory is told in kilobytes; pages that processes share count once for all of them together."""
+        script = (
+            "x = bytearray(64 << 20); x[::4096] = x[::4096].replace(b'\\0', b'x'); import os; os.fork(); os.fork()\n"
+        )
+        child = self.start(sys.executable, "-c", script + "print(flush=True); input()")
+        for _ in range(4):
+            cast(Any, child.stdout).readline()
+        parent = _identity(child.pid)
+        family = [parent, *parent.children()]
+        family += family[1].children()
+        self.assertEqual(4, len(family))
+        together = sum(process.memory() for process in family)
+        self.assertTrue(64 * 1024 <= together < 3 * 64 * 1024, together)
+        for process in family:
+            process.send_signal(signal.SIGKILL)
+        child.wait(PATIENCE)
+        self.assertEqual(0, parent.memory())
 
     def test_boot(self) -> None:
         """A boot has one name."""

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Callable, Coroutine
-from typing import Any
-
 from attrs import define
-from twisted.internet.defer import Deferred
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
 
 from amphora.api.answers import answer_json
 from amphora.api.errors import install_error_pages
+from amphora.api.info import AmphoraInfo
 from amphora.api.routing import new_app
 from amphora.api.v0_1 import V01
-
-HaproxyVersion = Callable[[], Coroutine[Deferred[Any], Any, str]]
 
 
 @define(eq=False, slots=False)
@@ -26,8 +20,7 @@ class AmphoraAPI:
     app = new_app()
     install_error_pages(app)
 
-    _amphora_id: str
-    _haproxy_version: HaproxyVersion
+    _info: AmphoraInfo
     _v0_1: V01
 
     def resource(self) -> IResource:
@@ -38,16 +31,7 @@ class AmphoraAPI:
     @app.route("/info", methods=["GET"])
     async def info(self, request: IRequest) -> bytes:
         """Specification: Get amphora info."""
-        return answer_json(
-            request,
-            200,
-            {
-                "hostname": socket.gethostname(),
-                "uuid": self._amphora_id,
-                "haproxy_version": await self._haproxy_version(),
-                "api_version": V01.api_version,
-            },
-        )
+        return answer_json(request, 200, await self._info.tell(V01.api_version))
 
     @app.route("/v0.1/", branch=True)
     def version_0_1(self, request: IRequest) -> IResource:

@@ -16,6 +16,7 @@ from werkzeug.routing import BaseConverter
 
 from amphora.api.answers import OK, answer_bytes, answer_json
 from amphora.api.bodies import body_bytes, body_file
+from amphora.api.details import Details
 from amphora.api.errors import ErrorAnswer, RequestRefused, install_error_pages
 from amphora.api.routing import new_app, uuid_in
 from amphora.loadbalancer.instance import ACTIONS, InstanceStatus
@@ -46,6 +47,7 @@ class V01:
 
     _amphora_id: str
     _instances: Instances
+    _details: Details
     _topology: AmphoraTopology
     _server_certificate: ServerCertificate
 
@@ -72,6 +74,11 @@ class V01:
         self._topology.require_rest()
         done = await self._topology.change(read_request(body_bytes(request)))
         return answer_json(request, 200 if done else 202, OK)
+
+    @app.route("/details", methods=["GET"])
+    async def details(self, request: IRequest) -> bytes:
+        """Specification: Get amphora details."""
+        return answer_json(request, 200, await self._details.tell(self.api_version))
 
     @app.route("/listeners", methods=["GET"])
     async def listeners(self, request: IRequest) -> bytes:

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
-from attrs import define
+from attrs import define, frozen
 from twisted.application.service import Service
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred
@@ -198,12 +198,34 @@ class _Ledger:
                 self._log.info("the disk answers again: heartbeats tell traffic figures")
 
 
+@frozen
+class ControllerReport:
+    """Whether a controller could be reached the last time that it was its turn; None before its first."""
+
+    controller: Controller
+    reachable: bool | None
+
+
+@frozen
+class HeartbeatReport:
+    """
+    What became of the heartbeats: how many left, how many bytes the last of these had, how many members the last one
+    left out because they did not fit into a datagram, and the controllers.
+    """
+
+    sent: int
+    size: int
+    left_out: int
+    controllers: tuple[ControllerReport, ...]
+
+
 @define(eq=False)
 class _Destination:
     """One controller, and the socket that is connected to it while it can be reached."""
 
     controller: Controller
-    unreachable: bool = False
+    reachable: bool | None = None
+    """None until the first heartbeat was sent there."""
     looking_up: bool = False
     address: str | None = None
     looked_up: float = 0.0
@@ -290,7 +312,8 @@ class HeartbeatSender(Service):
         self._blocking = blocking
         self._amphora_id = amphora_id
         self._key = key
-        self._destinations = deque(_Destination(controller) for controller in controllers)
+        self._in_order = tuple(_Destination(controller) for controller in controllers)
+        self._destinations = deque(self._in_order)
         self._interval = interval
         self._samples = samples
         self._standing = standing
@@ -311,8 +334,14 @@ class HeartbeatSender(Service):
         self._interruptible: Deferred[Any] | None = None
         self._unread = False
         self._too_large = False
+        self._size = 0
         self.sent = 0
         self.left_out = 0
+
+    def report(self) -> HeartbeatReport:
+        """What became of the heartbeats until now."""
+        controllers = (ControllerReport(each.controller, each.reachable) for each in self._in_order)
+        return HeartbeatReport(self.sent, self._size, self.left_out, tuple(controllers))
 
     def startService(self) -> None:
         super().startService()
@@ -391,7 +420,9 @@ class HeartbeatSender(Service):
         delivered = False
         try:
             datagram = self._make(told, traffic or {})
-            delivered = datagram is not None and await self._deliver(datagram)
+            if datagram is not None and await self._deliver(datagram):
+                delivered = True
+                self._size = len(datagram)
         finally:
             if traffic is not None and not delivered:
                 await self._ledger.put_back()
@@ -485,9 +516,9 @@ class HeartbeatSender(Service):
         except OSError as problem:
             self._tell_unreachable(destination, problem)
             return False
-        if destination.unreachable:
-            destination.unreachable = False
+        if destination.reachable is False:
             self._log.info("heartbeats reach {controller} again", controller=destination.name)
+        destination.reachable = True
         age = self._reactor.seconds() - destination.looked_up
         if destination.address is not None and age > LOOKUP_AGE and not destination.looking_up:
             Deferred.fromCoroutine(self._look_again(destination, destination.address))
@@ -541,8 +572,8 @@ class HeartbeatSender(Service):
 
     def _tell_unreachable(self, destination: _Destination, problem: OSError) -> None:
         destination.close()
-        if not destination.unreachable:
-            destination.unreachable = True
+        if destination.reachable is not False:
+            destination.reachable = False
             self._log.warn(
                 "no heartbeats reach {controller}: {problem}",
                 controller=destination.name,

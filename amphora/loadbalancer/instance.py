@@ -154,6 +154,11 @@ class Instance:
         """Was a configuration uploaded for it, valid or not, and was all of it not taken away since?"""
         return self._config is not None or self._state.refused or self._state.deleted
 
+    @property
+    def process(self) -> ProcessIdentity | None:
+        """The master of its haproxy; None where none runs."""
+        return self._haproxy.process
+
     def holds(self, bind: Bind) -> bool:
         """Does its haproxy listen on an address that nobody else could have beside it?"""
         running = self._running is not None and self._haproxy.process is not None

@@ -16,6 +16,7 @@ from amphora.loadbalancer.processes import Family, find_haproxies
 from amphora.loadbalancer.sample import InstanceSample
 from amphora.loadbalancer.store import Store, trim_log
 from amphora.network.bind import Bind
+from amphora.process import ProcessIdentity
 
 T = TypeVar("T")
 
@@ -70,6 +71,14 @@ class Instances:
         @raise InvalidConfiguration, ActionFailed, StorageFailed: and what there was is as it was.
         """
         await (self._known.get(instance_id) or self._make(instance_id)).upload(amphora_id, spooled)
+
+    def ids(self) -> list[str]:
+        """All that were uploaded, in order."""
+        return sorted(instance_id for instance_id, instance in self._known.items() if instance.exists)
+
+    def processes(self) -> list[ProcessIdentity]:
+        """The masters of the haproxies that run."""
+        return [instance.process for instance in self._known.values() if instance.process is not None]
 
     async def statuses(self) -> list[InstanceStatus]:
         """How all fare, in the order of their ids."""

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 from attrs import define, field
 from twisted.logger import Logger
 
+from amphora.files import FileMark, file_mark
 from amphora.process import CommandFailed, IProcessReactor, run_command
 
 _VERSION = re.compile(r"HA-?Proxy version (\S+)")
 _TIMEOUT = 10.0
-
-FileMark = tuple[int, int, int]
 
 
 @define(eq=False)
@@ -29,11 +27,10 @@ class HaproxyVersion:
     async def read(self) -> str:
         """The version as haproxy words it, `2.6.12-1+deb12u4`; empty where it cannot be told, which is logged."""
         try:
-            status = os.stat(self._path)
+            mark = file_mark(self._path)
         except OSError as error:
             self._log.error("No haproxy at {path}: {error}", path=self._path, error=error.strerror)
             return ""
-        mark = (status.st_ino, status.st_size, status.st_mtime_ns)
         if self._known is None or self._known[0] != mark:
             try:
                 result = await run_command(self._reactor, [self._path, "-v"], timeout=_TIMEOUT)

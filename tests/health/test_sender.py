@@ -417,6 +417,35 @@ class ControllersTests(SenderTestCase):
         self.assertEqual((len(back.hear()), len(live.hear())), (1, 2))
         self.assertEqual([event["log_level"] for event in logs], [LogLevel.info])
 
+    def test_report(self) -> None:
+        """What was sent is told, and of each controller whether it could be reached when it was its turn."""
+        live, dead = self.receiver(), self.receiver()
+        dead.close()
+        controllers = (live.controller, dead.controller)
+        sender = self.sender(*controllers)
+        self.assertEqual((0, 0, 0), (sender.report().sent, sender.report().size, sender.report().left_out))
+        self.assertEqual(self.reached(sender), dict.fromkeys(controllers))
+        sender.startService()
+        self.pass_time(INTERVAL / 2)
+        self.assertEqual(self.reached(sender), {live.controller: True, dead.controller: None})
+        self.pass_time(INTERVAL)
+        self.assertEqual(self.reached(sender), {live.controller: True, dead.controller: False})
+        self.samples = [answer(members=10_000)]
+        self.pass_time(INTERVAL)
+        report = sender.report()
+        self.assertEqual(report.sent, 3)
+        self.assertTrue(0 < report.left_out < 10_000, report.left_out)
+        self.assertTrue(60_000 < report.size <= 65_507, report.size)
+        back = dead.again()
+        self.addCleanup(back.close)
+        self.pass_time(INTERVAL)
+        self.assertEqual(self.reached(sender), {live.controller: True, dead.controller: True})
+        self.assertEqual([each.controller for each in sender.report().controllers], list(controllers))
+
+    def reached(self, sender: HeartbeatSender) -> dict[Controller, bool | None]:
+        """Whether each controller was reached."""
+        return {each.controller: each.reachable for each in sender.report().controllers}
+
     def test_refused_later(self) -> None:
         """A refusal that comes when nobody waits for it any more sends the controller's next turn to another one."""
         late, other = self.receiver(), self.receiver()
