@@ -290,8 +290,8 @@ class HeartbeatSender(Service):
         samples: Callable[[], Awaitable[Sequence[InstanceSample]]],
         counters: Counters,
         standing: Callable[[], Standing] = lambda: ALONE,
-        must_be_silent: Callable[[], bool] = lambda: False,
         told: Callable[[Sequence[InstanceSample]], None] = lambda _: None,
+        silence: Callable[[], str | None] = lambda: None,
         phase: Callable[[], float] = random.random,
         look_up: Callable[[str, int], str] = look_up,
     ) -> None:
@@ -301,9 +301,9 @@ class HeartbeatSender(Service):
         @param samples: Asks all instances that should be told of.  What takes longer than half an interval is not
             waited for.
         @param standing: The amphora's place among its peers.
-        @param must_be_silent: Tells that this amphora could not take over its pair's traffic, which a controller
-            learns by not hearing of it.
         @param told: Called with what C{samples} answered, when a controller was told of its traffic.
+        @param silence: Asked before each heartbeat why none may leave; None where one may.  An amphora that cannot do
+            its work falls silent, so that its controller replaces it.
         @param phase: Which part of an interval, from 0 to 1, to wait between the first heartbeat and the second, so
             that amphorae that were started together do not all speak at once for good.
         @param look_up: Finds the address of a name and port, in a thread.
@@ -317,9 +317,9 @@ class HeartbeatSender(Service):
         self._interval = interval
         self._samples = samples
         self._standing = standing
-        self._must_be_silent = must_be_silent
-        self._silent = False
         self._told = told
+        self._silence = silence
+        self._silent = False
         self._ledger = _Ledger(reactor, blocking, counters)
         self._phase = phase
         self._look_up = look_up
@@ -412,7 +412,7 @@ class HeartbeatSender(Service):
             destination.close()
 
     async def _round(self) -> None:
-        if self._keeps_silent():
+        if self._falls_silent():
             return
         samples = await self._read()
         told = self._answers.complete(samples, self._began)
@@ -430,17 +430,14 @@ class HeartbeatSender(Service):
             self._told(samples)
         self.sent += delivered
 
-    def _keeps_silent(self) -> bool:
-        silent = self._must_be_silent()
-        if silent and not self._silent:
-            self._log.error(
-                "keepalived is configured and does not run: no heartbeats are sent, so that the controller replaces "
-                "this amphora unless keepalived comes back"
-            )
-        elif self._silent and not silent:
-            self._log.info("keepalived runs: heartbeats are sent again")
-        self._silent = silent
-        return silent
+    def _falls_silent(self) -> bool:
+        reason = self._silence()
+        if reason is not None and not self._silent:
+            self._log.error("no heartbeats are sent: {reason}", reason=reason)
+        elif reason is None and self._silent:
+            self._log.info("heartbeats are sent again")
+        self._silent = reason is not None
+        return self._silent
 
     async def _read(self) -> Sequence[InstanceSample] | None:
         """Ask all instances; None if that failed as a whole or took too long."""

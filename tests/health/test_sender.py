@@ -132,7 +132,7 @@ class SenderTestCase(SynchronousTestCase):
         self.looked_up: list[str] = []
 
     standing = ALONE
-    must_be_silent = False
+    silence: str | None = None
 
     localhost: str | None = "127.0.0.1"
     """Where `localhost` is; None while its name cannot be found."""
@@ -167,7 +167,7 @@ class SenderTestCase(SynchronousTestCase):
             samples=self.ask,
             counters=Counters(self.directory, boot_id="boot", agent_started=1000),
             standing=lambda: self.standing,
-            must_be_silent=lambda: self.must_be_silent,
+            silence=lambda: self.silence,
             phase=lambda: phase,
             look_up=self.find,
         )
@@ -218,12 +218,12 @@ class PairTests(SenderTestCase):
         self.started(receiver.controller)
         self.pass_time(0)
         self.assertEqual([1], self.tx(receiver.hear()))
-        self.must_be_silent = True
+        self.silence = "a reason"
         self.samples = [answer(5)]
         with capturedLogs() as logged:
             self.pass_time(3 * INTERVAL)
             self.assertEqual([], receiver.hear())
-            self.must_be_silent = False
+            self.silence = None
             self.samples = [answer(9)]
             self.pass_time(INTERVAL)
         self.assertEqual([8], self.tx(receiver.hear()))

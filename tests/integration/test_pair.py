@@ -7,7 +7,7 @@ from pathlib import Path
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
-from tests.integration.pair import Pair
+from tests.integration.amphora_pair import Pair
 from tests.integration.support import requires, short_directory
 
 
