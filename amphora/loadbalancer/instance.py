@@ -17,10 +17,12 @@ from typing import Any, Literal, TypeVar
 
 from attrs import define, evolve, field, frozen
 from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
-from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
+from amphora import output
+from amphora.backoff import BackOff
 from amphora.blocking import BlockingCalls
+from amphora.families import Family
 from amphora.files import on_memory_file_system, replace_file, write_synced
 from amphora.jobs import JobQueue
 from amphora.loadbalancer import certificates, store
@@ -43,7 +45,6 @@ from amphora.loadbalancer.haproxy import (
     overlay_for,
 )
 from amphora.loadbalancer.haproxy_config import HaproxyConfig, parse_config
-from amphora.loadbalancer.processes import Family
 from amphora.loadbalancer.sample import InstanceSample
 from amphora.loadbalancer.sockets import NoAnswer, ask
 from amphora.loadbalancer.stats import QUESTION, Stats, UnreadableStats, parse_stats
@@ -58,10 +59,6 @@ Status = Literal["ACTIVE", "STOPPED", "ERROR"]
 
 STATS_TIMEOUT = 2.0
 CONFIGURATION_VALID = "Configuration file is valid"
-LONGEST_PAUSE = 60.0
-"""Seconds at most between two attempts to start what should run."""
-RESTART_FORGETS = 60.0
-"""A haproxy that ran for so many seconds is started again at once when it dies."""
 
 _KEPT_RUNS = "The configuration that ran before runs in its place"
 
@@ -135,14 +132,13 @@ class Instance:
     """Whether it is not known yet what came of the last reload."""
     _saving: bool = field(init=False, default=False)
     _released: bool = field(init=False, default=False)
-    _restart: IDelayedCall | None = field(init=False, default=None)
     _bringing_up: bool = field(init=False, default=False)
-    _restarts: int = field(init=False, default=0)
-    _restarted: float = field(init=False, default=0.0)
+    _restart: BackOff = field(init=False)
     _haproxy: Haproxy = field(init=False)
     _jobs: JobQueue = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._restart = BackOff(self._surroundings.reactor, self._restart_now)
         self._haproxy = self._surroundings.make_haproxy(self._files, self._haproxy_died)
         self._jobs = JobQueue(self.instance_id, self._settled, (LoadBalancerError,))
 
@@ -280,7 +276,7 @@ class Instance:
     async def release(self) -> None:
         """The agent ends: jobs are finished, haproxy is left alone."""
         self._released = True
-        self._cancel_restart()
+        self._restart.cancel()
         await self._jobs.finished()
         self._haproxy.stop_watching()
 
@@ -407,7 +403,7 @@ class Instance:
 
     async def _stop(self) -> str:
         self._require_existence()
-        self._cancel_restart()
+        self._restart.cancel()
         if self._running is not None:
             await self._save_server_state(self._running)
         problem: StorageFailed | None = None
@@ -518,21 +514,14 @@ class Instance:
             self._restart_later()
 
     def _restart_later(self) -> None:
-        """Start again what should run: at once, and, if that does not last, after pauses that grow."""
+        """Start again what should run."""
         if self._released:
             return
-        now = self._surroundings.reactor.seconds()
-        if now - self._restarted > RESTART_FORGETS:
-            self._restarts = 0
-        pause = min(2.0 ** (self._restarts - 1), LONGEST_PAUSE) if self._restarts else 0.0
-        self._restarts += 1
-        self._restarted = now + pause
+        pause = self._restart.start_later()
         if pause:
             self._log.warn(
                 "{instance}: haproxy is started again in {pause:g} s", instance=self.instance_id, pause=pause
             )
-        self._cancel_restart()
-        self._restart = self._surroundings.reactor.callLater(pause, self._restart_now)
 
     def _restart_now(self) -> None:
         self._bringing_up = True
@@ -543,11 +532,6 @@ class Instance:
                 reason=reason.getErrorMessage(),
             )
         )
-
-    def _cancel_restart(self) -> None:
-        if self._restart is not None and self._restart.active():
-            self._restart.cancel()
-        self._restart = None
 
     async def _bring_up(self) -> None:
         """Start what should run and does not; if it cannot be, try again later."""
@@ -564,7 +548,7 @@ class Instance:
 
     async def _delete(self) -> None:
         self._require_existence()
-        self._cancel_restart()
+        self._restart.cancel()
         # From here on the next agent would finish what we can not.  Where not even that can be written down, what
         # follows makes room.
         with suppress(StorageFailed):
@@ -582,7 +566,7 @@ class Instance:
         sockets = () if self._config is None else self._config.stats_sockets
 
         def remove() -> None:
-            lines = store.log_since(self._files, 0, store.LOG_LIMIT).splitlines()
+            lines = output.since(self._files.log, 0, output.LIMIT).splitlines()
             self._surroundings.logs.ship(self.instance_id, lines)
             store.remove_instance(self._files, sockets)
 
@@ -667,7 +651,7 @@ class Instance:
                 raise StorageFailed("state", str(error.strerror or error)) from error
             finally:
                 # However a job ended: what should run is not left lying.
-                waiting = self._bringing_up or (self._restart is not None and self._restart.active())
+                waiting = self._bringing_up or self._restart.waiting
                 if self.should_run and self._haproxy.process is None and not waiting:
                     self._restart_later()
 

@@ -10,11 +10,12 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, DeferredSemaphore, FirstError, gatherResults
 from twisted.logger import Logger
 
+from amphora import output
+from amphora.families import Family, find_families
 from amphora.loadbalancer.errors import InstanceNotFound, LoadBalancerError
 from amphora.loadbalancer.instance import Instance, InstanceStatus, Surroundings
-from amphora.loadbalancer.processes import Family, find_haproxies
 from amphora.loadbalancer.sample import InstanceSample
-from amphora.loadbalancer.store import Store, trim_log
+from amphora.loadbalancer.store import Store
 from amphora.network.bind import Bind
 
 T = TypeVar("T")
@@ -42,7 +43,7 @@ class Instances:
         @raise OSError: if the base path cannot be read or written.
         """
         blocking = self._surroundings.blocking
-        found = await blocking.run(find_haproxies, self._program)
+        found = await blocking.run(find_families, self._program)
         for instance_id in await blocking.run(self._store.instance_ids):
             family = found.get(self._store.files(instance_id).running, Family())
             try:
@@ -99,7 +100,7 @@ class Instances:
     async def trim_logs(self) -> None:
         """Keep what haproxies wrote within bounds.  @raise OSError: as the system says."""
         for instance_id in list(self._known):
-            await self._surroundings.blocking.run(trim_log, self._store.files(instance_id))
+            await self._surroundings.blocking.run(output.trim, self._store.files(instance_id).log)
 
     def _make(self, instance_id: str) -> Instance:
         def settled() -> None:
