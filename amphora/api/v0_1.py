@@ -13,9 +13,10 @@ from amphora.api.answers import OK, answer_bytes, answer_json
 from amphora.api.bodies import body_bytes, body_file
 from amphora.api.errors import ErrorAnswer, RequestRefused, install_error_pages
 from amphora.api.routing import new_app, uuid_in
-from amphora.loadbalancer.instance import ACTIONS, InstanceStatus
+from amphora.loadbalancer.instance import ACTIONS, Action, InstanceStatus
 from amphora.loadbalancer.instances import Instances
 from amphora.loadbalancer.stats import Backend
+from amphora.vrrp.keepalived import Keepalived
 
 _LISTENER = "/listeners/<listener>"
 _CERTIFICATE = "/listeners/<listener>/certificates/<filename>"
@@ -37,6 +38,7 @@ class V01:
     api_version: ClassVar[str] = "0.1"
 
     _instances: Instances
+    _keepalived: Keepalived
 
     def resource(self) -> IResource:
         resource: IResource = self.app.resource()
@@ -56,9 +58,8 @@ class V01:
     @app.route("/listeners/<listener>/<action:action>", methods=["PUT"])
     async def act(self, request: IRequest, listener: str, action: str) -> bytes:
         """Specification: Start or Stop a listener.  The action is looked at first."""
-        if action not in ACTIONS:
-            raise RequestRefused(ErrorAnswer(400, "Invalid Request", f"Unknown action: {action}"))
-        details = await self._instances.get(_listener_id(listener)).act(ACTIONS[action])
+        known_action = _action(action)
+        details = await self._instances.get(_listener_id(listener)).act(known_action)
         return answer_json(request, 202, {**OK, "details": details})
 
     @app.route(_LISTENER, methods=["DELETE"])
@@ -98,6 +99,25 @@ class V01:
         """Specification: Get listener haproxy configuration."""
         content = await self._instances.get(_listener_id(listener)).configuration()
         return answer_bytes(request, 200, content, "text/plain")
+
+    @app.route("/vrrp/upload", methods=["PUT"])
+    async def upload_vrrp(self, request: IRequest) -> bytes:
+        """Specification: Upload keepalived configuration."""
+        await self._keepalived.upload(body_bytes(request))
+        return answer_json(request, 200, OK)
+
+    @app.route("/vrrp/<action>", methods=["PUT"])
+    async def act_vrrp(self, request: IRequest, action: str) -> bytes:
+        """Specification: Start, Stop, or Reload keepalived."""
+        details = await self._keepalived.act(_action(action))
+        return answer_json(request, 202, {**OK, "details": details})
+
+
+def _action(text: str) -> Action:
+    """@raise RequestRefused: 400 for all that is none."""
+    if text not in ACTIONS:
+        raise RequestRefused(ErrorAnswer(400, "Invalid Request", f"Unknown action: {text}"))
+    return ACTIONS[text]
 
 
 def _listener_id(text: str) -> str:

@@ -267,6 +267,7 @@ class HeartbeatSender(Service):
         samples: Callable[[], Awaitable[Sequence[InstanceSample]]],
         counters: Counters,
         told: Callable[[Sequence[InstanceSample]], None] = lambda _: None,
+        silence: Callable[[], str | None] = lambda: None,
         phase: Callable[[], float] = random.random,
         look_up: Callable[[str, int], str] = look_up,
     ) -> None:
@@ -276,6 +277,8 @@ class HeartbeatSender(Service):
         @param samples: Asks all instances that should be told of.  What takes longer than half an interval is not
             waited for.
         @param told: Called with what C{samples} answered, when a controller was told of its traffic.
+        @param silence: Asked before each heartbeat why none may leave; None where one may.  An amphora that cannot do
+            its work falls silent, so that its controller replaces it.
         @param phase: Which part of an interval, from 0 to 1, to wait between the first heartbeat and the second, so
             that amphorae that were started together do not all speak at once for good.
         @param look_up: Finds the address of a name and port, in a thread.
@@ -288,6 +291,8 @@ class HeartbeatSender(Service):
         self._interval = interval
         self._samples = samples
         self._told = told
+        self._silence = silence
+        self._silent = False
         self._ledger = _Ledger(reactor, blocking, counters)
         self._phase = phase
         self._look_up = look_up
@@ -374,6 +379,8 @@ class HeartbeatSender(Service):
             destination.close()
 
     async def _round(self) -> None:
+        if self._falls_silent():
+            return
         samples = await self._read()
         told = self._answers.complete(samples, self._began)
         traffic = None if samples is None else await self._ledger.take(samples)
@@ -387,6 +394,15 @@ class HeartbeatSender(Service):
         if samples is not None and traffic is not None and delivered:
             self._told(samples)
         self.sent += delivered
+
+    def _falls_silent(self) -> bool:
+        reason = self._silence()
+        if reason is not None and not self._silent:
+            self._log.error("no heartbeats are sent: {reason}", reason=reason)
+        elif reason is None and self._silent:
+            self._log.info("heartbeats are sent again")
+        self._silent = reason is not None
+        return self._silent
 
     async def _read(self) -> Sequence[InstanceSample] | None:
         """Ask all instances; None if that failed as a whole or took too long."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -120,6 +120,8 @@ class Instance:
     """Called whenever no job is left."""
     _holder: Callable[[Bind], str | None]
     """Tells which other instance's haproxy has an address."""
+    _expectations_changed: Callable[[], Awaitable[None]]
+    """Called when its haproxy is to be counted on from now on, or no longer."""
 
     _state: InstanceState = field(init=False, factory=InstanceState)
     _config: HaproxyConfig | None = field(init=False, default=None)
@@ -128,6 +130,8 @@ class Instance:
     """The same of the one that haproxy runs, or ran last."""
     _shortcoming: str | None = field(init=False, default=None)
     """Why what runs is not what was uploaded; None where it is."""
+    _came_up: bool = field(init=False, default=False)
+    """Whether its haproxy came up since it was told to run."""
     _undecided: bool = field(init=False, default=False)
     """Whether it is not known yet what came of the last reload."""
     _saving: bool = field(init=False, default=False)
@@ -157,6 +161,15 @@ class Instance:
     @property
     def should_run(self) -> bool:
         return self._state.should_run and self._config is not None and not self._state.deleted
+
+    @property
+    def expected(self) -> bool:
+        """Has its haproxy to answer?  Not before it came up first, and not once it is told to stop."""
+        return self.should_run and self._came_up
+
+    @property
+    def stats_socket(self) -> Path:
+        return self._files.stats_socket
 
     async def status(self) -> InstanceStatus:
         """
@@ -413,6 +426,7 @@ class Instance:
             # A full disk keeps nothing running.
             problem = error
             self._state = evolve(self._state, should_run=False)
+        await self._expect_it(False)
         try:
             await self._haproxy.stop()
         except (HaproxyFailed, HaproxyNotFound) as error:
@@ -470,6 +484,7 @@ class Instance:
         self._running = config
         self._shortcoming = None
         self._undecided = False
+        await self._expect_it(True)
         self._surroundings.changed()
 
     async def _return_run(self) -> None:
@@ -500,6 +515,7 @@ class Instance:
             instance=self.instance_id,
             pid=pid,
         )
+        await self._expect_it(True)
         self._surroundings.changed()
         return True
 
@@ -554,6 +570,7 @@ class Instance:
         with suppress(StorageFailed):
             await self._remember(evolve(self._state, should_run=False, deleted=True))
         self._state = evolve(self._state, should_run=False, deleted=True)
+        await self._expect_it(False)
         await self._finish_deletion()
 
     async def _finish_deletion(self) -> None:
@@ -599,6 +616,7 @@ class Instance:
             )
 
         self._state, self._config, self._running, unsure = await self._store("configuration", look)
+        self._came_up = self._state.should_run
         await self._haproxy.adopt(family)
         process = self._haproxy.process
         if self._state.deleted:
@@ -656,6 +674,10 @@ class Instance:
                     self._restart_later()
 
         return self._jobs.run(job)
+
+    async def _expect_it(self, expected: bool) -> None:
+        self._came_up = expected
+        await self._expectations_changed()
 
     async def _require_loadable(self, config: HaproxyConfig) -> None:
         """

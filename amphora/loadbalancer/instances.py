@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +33,8 @@ class Instances:
     """The path of haproxy."""
     _store: Store
     _surroundings: Surroundings
+    _expect: Callable[[Iterable[Path]], Awaitable[None]]
+    """Told the stats sockets of all haproxies that have to answer, whenever that changes."""
     _known: dict[str, Instance] = field(init=False, factory=dict)
 
     async def adopt(self) -> None:
@@ -52,6 +54,7 @@ class Instances:
                 self._log.error("{instance}: {error}", instance=instance_id, error=repr(error))
             except Exception:
                 self._log.failure("{instance}: cannot be adopted", instance=instance_id)
+        await self._tell_expected()
 
     async def release(self) -> None:
         """The agent ends."""
@@ -110,9 +113,14 @@ class Instances:
         def holder(bind: Bind) -> str | None:
             return next((other.instance_id for other in self._known.values() if other.holds(bind)), None)
 
-        instance = Instance(instance_id, self._store.files(instance_id), self._surroundings, settled, holder)
+        instance = Instance(
+            instance_id, self._store.files(instance_id), self._surroundings, settled, holder, self._tell_expected
+        )
         self._known[instance_id] = instance
         return instance
+
+    async def _tell_expected(self) -> None:
+        await self._expect([instance.stats_socket for instance in self._known.values() if instance.expected])
 
 
 async def _all(works: Iterable[Coroutine[Deferred[Any], Any, T]]) -> list[T]:

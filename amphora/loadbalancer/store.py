@@ -147,6 +147,11 @@ class Store:
         return handle
 
     @property
+    def vrrp(self) -> Path:
+        """Where keepalived's files are; the controller's templates know the name."""
+        return self.base_path / "vrrp"
+
+    @property
     def notify_socket(self) -> Path:
         return self.base_path / "notify.sock"
 
