@@ -32,7 +32,7 @@ setup(
     package_dir={"": "."},
     # twisted.plugins is Twisted's own package: ours only adds a file to its folder.
     packages=[*find_packages(include=["amphora", "amphora.*"]), "twisted.plugins"],
-    package_data={"amphora": ["py.typed"]},
+    package_data={"amphora": ["py.typed"], "amphora.vrrp": ["scripts/*.sh"]},
     zip_safe=False,
     python_requires=">=3.11",
     install_requires=[

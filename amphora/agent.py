@@ -18,9 +18,12 @@ from amphora.loadbalancer.instances import Instances
 from amphora.loadbalancer.notify import INotifyReactor, NotifySocket
 from amphora.loadbalancer.store import BasePathTaken, Store
 from amphora.network.namespace import NamespaceUnusable, ensure_namespace
+from amphora.vrrp.check_scripts import CheckScripts
+from amphora.vrrp.daemon import IKeepalivedReactor
+from amphora.vrrp.keepalived import Keepalived
 
 
-class IAgentReactor(IHaproxyReactor, INotifyReactor):
+class IAgentReactor(IHaproxyReactor, INotifyReactor, IKeepalivedReactor):
     """What bringing the agent up needs of a reactor."""
 
 
@@ -29,7 +32,7 @@ class Agent(MultiService):
     Brings up the namespace, finds what runs, and only then speaks.
 
     Its children, the API and the heartbeats, are started last: before, the agent would answer from ignorance.
-    haproxy processes are not its children; they are left as they are when it stops.
+    haproxy and keepalived are not its children; they are left as they are when it stops.
     """
 
     _log = Logger()
@@ -43,6 +46,8 @@ class Agent(MultiService):
         namespace: str,
         notify: NotifySocket,
         instances: Instances,
+        check_scripts: CheckScripts,
+        keepalived: Keepalived,
         speakers: list[IService],
         give_up: Callable[[], None],
     ) -> None:
@@ -53,6 +58,8 @@ class Agent(MultiService):
         self._namespace = namespace
         self._notify = notify
         self._instances = instances
+        self._check_scripts = check_scripts
+        self._keepalived = keepalived
         self._speakers = speakers
         self._give_up = give_up
         self._beginning: Deferred[None] | None = None
@@ -74,7 +81,9 @@ class Agent(MultiService):
                 "{path} is not on a memory file system (tmpfs or ramfs): tenants' private keys will be on a disk",
                 path=str(certificates),
             )
+        await self._check_scripts.install()
         await self._instances.adopt()
+        await self._keepalived.adopt()
         if self.running:
             for speaker in self._speakers:
                 speaker.setServiceParent(self)
@@ -89,7 +98,7 @@ class Agent(MultiService):
             self._give_up()
 
     def stopService(self) -> Deferred[None]:
-        """Stop speaking, let the jobs at work end, and let go of haproxy."""
+        """Stop speaking, let the jobs at work end, and let go of haproxy and keepalived."""
         return Deferred.fromCoroutine(self._stop(super().stopService()))
 
     async def _stop(self, speakers_stopped: Deferred[object]) -> None:
@@ -97,6 +106,8 @@ class Agent(MultiService):
             await self._beginning
         await speakers_stopped
         await self._instances.release()
+        await self._keepalived.release()
+        self._check_scripts.close()
         await self._notify.close()
         if self._lock is not None:
             os.close(self._lock)

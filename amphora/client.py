@@ -25,7 +25,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
 from attrs import AttrsInstance, field, fields_dict, frozen
@@ -567,6 +567,22 @@ class AmphoraClient:
         @raise Refused: for a PEM that lacks something, or whose key and certificate do not match.
         """
         return await self._outcome("PUT", _path("certificate"), pem)
+
+    async def upload_vrrp(self, configuration: bytes) -> Outcome:
+        """
+        Upload a keepalived configuration.  It is checked and stored; L{vrrp} makes it run.
+
+        @raise AmphoraFailed: where keepalived does not accept it; the details are keepalived's words.
+        """
+        return await self._outcome("PUT", _path("vrrp", "upload"), configuration)
+
+    async def vrrp(self, action: Literal["start", "stop", "reload"]) -> Outcome:
+        """
+        Start, stop or reload keepalived.  A start where it runs loads what was uploaded since.
+
+        @raise AmphoraFailed: where that fails, nothing was uploaded, or there is nothing to stop; the details say why.
+        """
+        return await self._outcome("PUT", _path("vrrp", action))
 
     async def _outcome(self, method: str, path: str, body: bytes | None = None) -> Outcome:
         answer = await self._json(method, path, body)

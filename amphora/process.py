@@ -14,6 +14,7 @@ import shutil
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from attrs import define, field, frozen
 from twisted.internet.defer import CancelledError, Deferred
@@ -165,6 +166,15 @@ def spawn_daemon(
     finally:
         os.close(nothing)
     return protocol.pid
+
+
+def read_pid_file(path: Path) -> int | None:
+    """The process id that a daemon left there; None where no file is, or no number in it.  May wait for a disk."""
+    try:
+        text = path.read_bytes()[:32].strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() and 0 < int(text) < 2**31 else None
 
 
 def boot_id() -> str:

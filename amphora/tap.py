@@ -43,11 +43,15 @@ from amphora.system.haproxy_version import HaproxyVersion
 from amphora.system.links import read_links
 from amphora.system.machine import read_cpu_times, read_machine
 from amphora.system.packages import Packages
-from amphora.system.server_certificate import ServerCertificate
+from amphora.vrrp.check_scripts import CheckScripts
+from amphora.vrrp.daemon import KeepalivedProgram
+from amphora.vrrp.keepalived import Keepalived
 from amphora.vrrp.standing import Standing
+from amphora.vrrp.store import VrrpFiles
 
 DEFAULT_CONFIG = "/etc/octavia/amphora-agent.conf"
 
+_KEEPALIVED = "/usr/sbin/keepalived"
 _STARTS_AT_ONCE = 4
 """How many haproxies an agent starts at a time after a reboot."""
 
@@ -99,6 +103,7 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
     def make_haproxy(files: InstanceFiles, died: Callable[[], None]) -> Haproxy:
         return Haproxy(reactor, blocking, program, notify, files, died)
 
+    check_scripts = CheckScripts(reactor, blocking, store.vrrp)
     instances = Instances(
         settings.haproxy_cmd,
         store,
@@ -115,6 +120,18 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
             require_memory_fs=settings.require_memory_fs,
             changed=lambda: heartbeats.beat_now() if settings.heartbeat_on_change else None,
         ),
+        check_scripts.expect,
+    )
+    keepalived = Keepalived(
+        reactor,
+        blocking,
+        KeepalivedProgram(
+            _KEEPALIVED,
+            settings.network_namespace,
+            facility=settings.administrative_log_facility if settings.use_syslog else None,
+        ),
+        VrrpFiles(store.vrrp),
+        changed=lambda: heartbeats.beat_now() if settings.heartbeat_on_change else None,
     )
     tls = MutualTLS(settings.client_auth, settings.agent_tls_protocol)
     tls.replace(read_tls_files(settings))
@@ -127,6 +144,7 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         interval=settings.heartbeat_interval,
         samples=lambda: instances.samples(min(STATS_TIMEOUT, settings.heartbeat_interval / 4)),
         told=instances.told,
+        silence=lambda: keepalived.shortcoming,
         counters=Counters(store.base_path, boot_id=boot_id(), agent_started=ProcessIdentity.current().started),
     )
     meter = Meter(
@@ -160,7 +178,7 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         meter,
         ApiService(reactor, site, tls, settings.bind_host, settings.bind_port),
         heartbeats,
-        Housekeeping(reactor, instances),
+        Housekeeping(reactor, (instances.trim_logs, keepalived.trim_log)),
     ]
 
     def changed() -> None:
@@ -185,6 +203,8 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         namespace=settings.network_namespace,
         notify=notify,
         instances=instances,
+        check_scripts=check_scripts,
+        keepalived=keepalived,
         speakers=speakers,
         give_up=lambda: give_up(reactor),
     )

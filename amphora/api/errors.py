@@ -19,6 +19,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from amphora.api.answers import answer_json
 from amphora.loadbalancer import errors as domain
 from amphora.pem import BadPEM
+from amphora.vrrp import errors as vrrp
 from amphora.vrrp.topology import TransitionInProgress
 from amphora.vrrp.topology_request import InvalidTopology
 
@@ -74,6 +75,11 @@ def answer_for(error: Exception) -> ErrorAnswer | None:
             return _failed(error.action, error.details)
         case domain.StorageFailed():
             return ErrorAnswer(500, f"Error storing {error.what}", error.reason)
+        case vrrp.ConfigurationRefused() | vrrp.ConfigurationNotStored():
+            return ErrorAnswer(500, "Failed to upload keepalived configuration.", error.reason)
+        case vrrp.ActionFailed():
+            what, _, _ = error.details.partition("\n")
+            return ErrorAnswer(500, f"Failed to {error.action} keepalived service: {what}", error.details)
         case MethodNotAllowed():
             allowed = ", ".join(sorted(error.valid_methods or ()))
             return ErrorAnswer(405, "Method Not Allowed", f"Allowed: {allowed}", {"Allow": allowed})

@@ -19,10 +19,11 @@ from amphora.api.bodies import body_bytes, body_file
 from amphora.api.details import Details
 from amphora.api.errors import ErrorAnswer, RequestRefused, install_error_pages
 from amphora.api.routing import new_app, uuid_in
-from amphora.loadbalancer.instance import ACTIONS, InstanceStatus
+from amphora.loadbalancer.instance import ACTIONS, Action, InstanceStatus
 from amphora.loadbalancer.instances import Instances
 from amphora.loadbalancer.stats import Backend
 from amphora.system.server_certificate import ServerCertificate
+from amphora.vrrp.keepalived import Keepalived
 from amphora.vrrp.topology import AmphoraTopology
 from amphora.vrrp.topology_request import read_request
 
@@ -47,6 +48,7 @@ class V01:
 
     _amphora_id: str
     _instances: Instances
+    _keepalived: Keepalived
     _details: Details
     _topology: AmphoraTopology
     _server_certificate: ServerCertificate
@@ -95,9 +97,8 @@ class V01:
     async def act(self, request: IRequest, listener: str, action: str) -> bytes:
         """Specification: Start or Stop a listener.  The action is looked at first."""
         self._topology.require_rest()
-        if action not in ACTIONS:
-            raise RequestRefused(ErrorAnswer(400, "Invalid Request", f"Unknown action: {action}"))
-        details = await self._instances.get(_listener_id(listener)).act(ACTIONS[action])
+        known_action = _action(action)
+        details = await self._instances.get(_listener_id(listener)).act(known_action)
         return answer_json(request, 202, {**OK, "details": details})
 
     @app.route(_LISTENER, methods=["DELETE"])
@@ -147,6 +148,25 @@ class V01:
         """Specification: Upload SSL server certificate PEM file for Controller Communication."""
         await self._server_certificate.replace(body_bytes(request))
         return answer_json(request, 202, OK)
+
+    @app.route("/vrrp/upload", methods=["PUT"])
+    async def upload_vrrp(self, request: IRequest) -> bytes:
+        """Specification: Upload keepalived configuration."""
+        await self._keepalived.upload(body_bytes(request))
+        return answer_json(request, 200, OK)
+
+    @app.route("/vrrp/<action>", methods=["PUT"])
+    async def act_vrrp(self, request: IRequest, action: str) -> bytes:
+        """Specification: Start, Stop, or Reload keepalived."""
+        details = await self._keepalived.act(_action(action))
+        return answer_json(request, 202, {**OK, "details": details})
+
+
+def _action(text: str) -> Action:
+    """@raise RequestRefused: 400 for all that is none."""
+    if text not in ACTIONS:
+        raise RequestRefused(ErrorAnswer(400, "Invalid Request", f"Unknown action: {text}"))
+    return ACTIONS[text]
 
 
 def _listener_id(text: str) -> str:

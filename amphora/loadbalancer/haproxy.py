@@ -23,12 +23,13 @@ from twisted.internet.interfaces import IReactorFDSet
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from amphora import output
 from amphora.blocking import BlockingCalls
+from amphora.families import Family, find_families, given_files, runs
 from amphora.loadbalancer import store
 from amphora.loadbalancer.haproxy_config import HaproxyConfig
 from amphora.loadbalancer.notify import NotifySocket
 from amphora.loadbalancer.old_workers import OldWorker, hold
-from amphora.loadbalancer.processes import Family, find_haproxies, given_files, runs
 from amphora.loadbalancer.sample import OldFigures
 from amphora.loadbalancer.sockets import ISocketReactor, NoAnswer, ask
 from amphora.loadbalancer.stats import UnreadableStats, parse_stats
@@ -207,19 +208,19 @@ class Haproxy:
         @return: The master's process id.
         @raise HaproxyFailed: if it ended instead, or said nothing in time; nothing runs then.
         """
-        output = await self._blocking.run(store.open_log, self._files)
+        log = await self._blocking.run(output.open_for, self._files.log)
         try:
-            position = os.fstat(output).st_size
+            position = os.fstat(log).st_size
             pid = spawn_daemon(
                 self._reactor,
                 self._program.start_command(self._files, peer),
-                output=output,
+                output=log,
                 environment={"NOTIFY_SOCKET": str(self._notify.path)},
             )
         except CommandFailed as error:
             raise HaproxyFailed(str(error)) from error
         finally:
-            os.close(output)
+            os.close(log)
         process = ProcessIdentity.of(pid)
         if process is None or not self._begin_watching(process):
             raise HaproxyFailed(await self._said_since(position, "haproxy ended at once"))
@@ -246,8 +247,8 @@ class Haproxy:
         process = self._running()
         patience = _patience(members)
         deadline = self._reactor.seconds() + patience
-        await self._blocking.run(store.trim_log, self._files)
-        position = await self._blocking.run(store.log_size, self._files)
+        await self._blocking.run(output.trim, self._files.log)
+        position = await self._blocking.run(output.size, self._files.log)
         held = await self._hold()
         signalled = False
         try:
@@ -347,7 +348,7 @@ class Haproxy:
 
         Workers that have outlived their master are ended: nobody else can, and they hold addresses.
 
-        @param family: What L{find_haproxies} found for this instance.
+        @param family: What L{find_families} found for this instance.
         """
         pid = await self._blocking.run(store.read_pid, self._files)
         if pid is None or not self._adopt(pid):
@@ -368,7 +369,7 @@ class Haproxy:
     async def look_around(self) -> None:
         """The same for what has been left since: called before a start, and before all of an instance is removed."""
         if self._watch is None:
-            found = await self._blocking.run(find_haproxies, self._program.path)
+            found = await self._blocking.run(find_families, self._program.path)
             await self.adopt(found.get(self._files.running, Family()))
 
     async def _end(self, processes: Sequence[ProcessIdentity]) -> None:
@@ -516,7 +517,7 @@ class Haproxy:
                 self._news = None
 
     async def _said_since(self, position: int, otherwise: str) -> str:
-        said = await self._blocking.run(store.log_since, self._files, position)
+        said = await self._blocking.run(output.since, self._files.log, position)
         return f"{otherwise}:\n{said}" if said else otherwise
 
 

@@ -1,6 +1,8 @@
-"""What has to be done from time to time for instances that nobody asks anything of."""
+"""What has to be done from time to time for daemons that nobody asks anything of."""
 
 from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -8,18 +10,16 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from amphora.loadbalancer.instances import Instances
-
 INTERVAL = 60.0
 
 
 class Housekeeping(Service):
-    """Keeps the logs of haproxies that run for months without a reload within their bounds."""
+    """Keeps the logs of daemons that run for months without a reload within their bounds."""
 
     _log = Logger()
 
-    def __init__(self, reactor: IReactorTime, instances: Instances) -> None:
-        self._instances = instances
+    def __init__(self, reactor: IReactorTime, trimming: Iterable[Callable[[], Awaitable[None]]]) -> None:
+        self._trimming = tuple(trimming)
         self._loop = LoopingCall(self._round)
         self._loop.clock = reactor
 
@@ -36,9 +36,10 @@ class Housekeeping(Service):
         return Deferred.fromCoroutine(self._guarded_round())
 
     async def _guarded_round(self) -> None:
-        try:
-            await self._instances.trim_logs()
-        except OSError as error:
-            self._log.warn("haproxy's logs cannot be kept short: {error}", error=error)
-        except Exception:
-            self._log.failure("haproxy's logs cannot be kept short")
+        for trim in self._trimming:
+            try:
+                await trim()
+            except OSError as error:
+                self._log.warn("a daemon's log cannot be kept short: {error}", error=error)
+            except Exception:
+                self._log.failure("a daemon's log cannot be kept short")

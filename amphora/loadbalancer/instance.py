@@ -10,17 +10,19 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from attrs import define, evolve, field, frozen
 from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
-from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
+from amphora import output
+from amphora.backoff import BackOff
 from amphora.blocking import BlockingCalls
+from amphora.families import Family
 from amphora.files import on_memory_file_system, replace_file, write_synced
 from amphora.jobs import JobQueue
 from amphora.loadbalancer import certificates, store
@@ -43,7 +45,6 @@ from amphora.loadbalancer.haproxy import (
     overlay_for,
 )
 from amphora.loadbalancer.haproxy_config import HaproxyConfig, parse_config
-from amphora.loadbalancer.processes import Family
 from amphora.loadbalancer.sample import InstanceSample
 from amphora.loadbalancer.sockets import NoAnswer, ask
 from amphora.loadbalancer.stats import QUESTION, Stats, UnreadableStats, parse_stats
@@ -59,10 +60,6 @@ Status = Literal["ACTIVE", "STOPPED", "ERROR"]
 
 STATS_TIMEOUT = 2.0
 CONFIGURATION_VALID = "Configuration file is valid"
-LONGEST_PAUSE = 60.0
-"""Seconds at most between two attempts to start what should run."""
-RESTART_FORGETS = 60.0
-"""A haproxy that ran for so many seconds is started again at once when it dies."""
 
 _KEPT_RUNS = "The configuration that ran before runs in its place"
 
@@ -124,6 +121,8 @@ class Instance:
     """Called whenever no job is left."""
     _holder: Callable[[Bind], str | None]
     """Tells which other instance's haproxy has an address."""
+    _expectations_changed: Callable[[], Awaitable[None]]
+    """Called when its haproxy is to be counted on from now on, or no longer."""
 
     _state: InstanceState = field(init=False, factory=InstanceState)
     _config: HaproxyConfig | None = field(init=False, default=None)
@@ -132,18 +131,19 @@ class Instance:
     """The same of the one that haproxy runs, or ran last."""
     _shortcoming: str | None = field(init=False, default=None)
     """Why what runs is not what was uploaded; None where it is."""
+    _came_up: bool = field(init=False, default=False)
+    """Whether its haproxy came up since it was told to run."""
     _undecided: bool = field(init=False, default=False)
     """Whether it is not known yet what came of the last reload."""
     _saving: bool = field(init=False, default=False)
     _released: bool = field(init=False, default=False)
-    _restart: IDelayedCall | None = field(init=False, default=None)
     _bringing_up: bool = field(init=False, default=False)
-    _restarts: int = field(init=False, default=0)
-    _restarted: float = field(init=False, default=0.0)
+    _restart: BackOff = field(init=False)
     _haproxy: Haproxy = field(init=False)
     _jobs: JobQueue = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._restart = BackOff(self._surroundings.reactor, self._restart_now)
         self._haproxy = self._surroundings.make_haproxy(self._files, self._haproxy_died)
         self._jobs = JobQueue(self.instance_id, self._settled, (LoadBalancerError, BadPEM))
 
@@ -167,6 +167,15 @@ class Instance:
     @property
     def should_run(self) -> bool:
         return self._state.should_run and self._config is not None and not self._state.deleted
+
+    @property
+    def expected(self) -> bool:
+        """Has its haproxy to answer?  Not before it came up first, and not once it is told to stop."""
+        return self.should_run and self._came_up
+
+    @property
+    def stats_socket(self) -> Path:
+        return self._files.stats_socket
 
     async def status(self) -> InstanceStatus:
         """
@@ -286,7 +295,7 @@ class Instance:
     async def release(self) -> None:
         """The agent ends: jobs are finished, haproxy is left alone."""
         self._released = True
-        self._cancel_restart()
+        self._restart.cancel()
         await self._jobs.finished()
         self._haproxy.stop_watching()
 
@@ -413,7 +422,7 @@ class Instance:
 
     async def _stop(self) -> str:
         self._require_existence()
-        self._cancel_restart()
+        self._restart.cancel()
         if self._running is not None:
             await self._save_server_state(self._running)
         problem: StorageFailed | None = None
@@ -423,6 +432,7 @@ class Instance:
             # A full disk keeps nothing running.
             problem = error
             self._state = evolve(self._state, should_run=False)
+        await self._expect_it(False)
         try:
             await self._haproxy.stop()
         except (HaproxyFailed, HaproxyNotFound) as error:
@@ -480,6 +490,7 @@ class Instance:
         self._running = config
         self._shortcoming = None
         self._undecided = False
+        await self._expect_it(True)
         self._surroundings.changed()
 
     async def _return_run(self) -> None:
@@ -510,6 +521,7 @@ class Instance:
             instance=self.instance_id,
             pid=pid,
         )
+        await self._expect_it(True)
         self._surroundings.changed()
         return True
 
@@ -524,21 +536,14 @@ class Instance:
             self._restart_later()
 
     def _restart_later(self) -> None:
-        """Start again what should run: at once, and, if that does not last, after pauses that grow."""
+        """Start again what should run."""
         if self._released:
             return
-        now = self._surroundings.reactor.seconds()
-        if now - self._restarted > RESTART_FORGETS:
-            self._restarts = 0
-        pause = min(2.0 ** (self._restarts - 1), LONGEST_PAUSE) if self._restarts else 0.0
-        self._restarts += 1
-        self._restarted = now + pause
+        pause = self._restart.start_later()
         if pause:
             self._log.warn(
                 "{instance}: haproxy is started again in {pause:g} s", instance=self.instance_id, pause=pause
             )
-        self._cancel_restart()
-        self._restart = self._surroundings.reactor.callLater(pause, self._restart_now)
 
     def _restart_now(self) -> None:
         self._bringing_up = True
@@ -549,11 +554,6 @@ class Instance:
                 reason=reason.getErrorMessage(),
             )
         )
-
-    def _cancel_restart(self) -> None:
-        if self._restart is not None and self._restart.active():
-            self._restart.cancel()
-        self._restart = None
 
     async def _bring_up(self) -> None:
         """Start what should run and does not; if it cannot be, try again later."""
@@ -570,12 +570,13 @@ class Instance:
 
     async def _delete(self) -> None:
         self._require_existence()
-        self._cancel_restart()
+        self._restart.cancel()
         # From here on the next agent would finish what we can not.  Where not even that can be written down, what
         # follows makes room.
         with suppress(StorageFailed):
             await self._remember(evolve(self._state, should_run=False, deleted=True))
         self._state = evolve(self._state, should_run=False, deleted=True)
+        await self._expect_it(False)
         await self._finish_deletion()
 
     async def _finish_deletion(self) -> None:
@@ -588,7 +589,7 @@ class Instance:
         sockets = () if self._config is None else self._config.stats_sockets
 
         def remove() -> None:
-            lines = store.log_since(self._files, 0, store.LOG_LIMIT).splitlines()
+            lines = output.since(self._files.log, 0, output.LIMIT).splitlines()
             self._surroundings.logs.ship(self.instance_id, lines)
             store.remove_instance(self._files, sockets)
 
@@ -621,6 +622,7 @@ class Instance:
             )
 
         self._state, self._config, self._running, unsure = await self._store("configuration", look)
+        self._came_up = self._state.should_run
         await self._haproxy.adopt(family)
         process = self._haproxy.process
         if self._state.deleted:
@@ -673,11 +675,15 @@ class Instance:
                 raise StorageFailed("state", str(error.strerror or error)) from error
             finally:
                 # However a job ended: what should run is not left lying.
-                waiting = self._bringing_up or (self._restart is not None and self._restart.active())
+                waiting = self._bringing_up or self._restart.waiting
                 if self.should_run and self._haproxy.process is None and not waiting:
                     self._restart_later()
 
         return self._jobs.run(job)
+
+    async def _expect_it(self, expected: bool) -> None:
+        self._came_up = expected
+        await self._expectations_changed()
 
     async def _require_loadable(self, config: HaproxyConfig) -> None:
         """

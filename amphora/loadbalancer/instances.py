@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,11 +10,12 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, DeferredSemaphore, FirstError, gatherResults
 from twisted.logger import Logger
 
+from amphora import output
+from amphora.families import Family, find_families
 from amphora.loadbalancer.errors import InstanceNotFound, LoadBalancerError
 from amphora.loadbalancer.instance import Instance, InstanceStatus, Surroundings
-from amphora.loadbalancer.processes import Family, find_haproxies
 from amphora.loadbalancer.sample import InstanceSample
-from amphora.loadbalancer.store import Store, trim_log
+from amphora.loadbalancer.store import Store
 from amphora.network.bind import Bind
 from amphora.process import ProcessIdentity
 
@@ -33,6 +34,8 @@ class Instances:
     """The path of haproxy."""
     _store: Store
     _surroundings: Surroundings
+    _expect: Callable[[Iterable[Path]], Awaitable[None]]
+    """Told the stats sockets of all haproxies that have to answer, whenever that changes."""
     _known: dict[str, Instance] = field(init=False, factory=dict)
 
     async def adopt(self) -> None:
@@ -43,7 +46,7 @@ class Instances:
         @raise OSError: if the base path cannot be read or written.
         """
         blocking = self._surroundings.blocking
-        found = await blocking.run(find_haproxies, self._program)
+        found = await blocking.run(find_families, self._program)
         for instance_id in await blocking.run(self._store.instance_ids):
             family = found.get(self._store.files(instance_id).running, Family())
             try:
@@ -52,6 +55,7 @@ class Instances:
                 self._log.error("{instance}: {error}", instance=instance_id, error=repr(error))
             except Exception:
                 self._log.failure("{instance}: cannot be adopted", instance=instance_id)
+        await self._tell_expected()
 
     async def release(self) -> None:
         """The agent ends."""
@@ -108,7 +112,7 @@ class Instances:
     async def trim_logs(self) -> None:
         """Keep what haproxies wrote within bounds.  @raise OSError: as the system says."""
         for instance_id in list(self._known):
-            await self._surroundings.blocking.run(trim_log, self._store.files(instance_id))
+            await self._surroundings.blocking.run(output.trim, self._store.files(instance_id).log)
 
     def _make(self, instance_id: str) -> Instance:
         def settled() -> None:
@@ -118,9 +122,14 @@ class Instances:
         def holder(bind: Bind) -> str | None:
             return next((other.instance_id for other in self._known.values() if other.holds(bind)), None)
 
-        instance = Instance(instance_id, self._store.files(instance_id), self._surroundings, settled, holder)
+        instance = Instance(
+            instance_id, self._store.files(instance_id), self._surroundings, settled, holder, self._tell_expected
+        )
         self._known[instance_id] = instance
         return instance
+
+    async def _tell_expected(self) -> None:
+        await self._expect([instance.stats_socket for instance in self._known.values() if instance.expected])
 
 
 async def _all(works: Iterable[Coroutine[Deferred[Any], Any, T]]) -> list[T]:

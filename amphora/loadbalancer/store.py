@@ -30,10 +30,9 @@ from amphora.files import (
     write_synced,
 )
 from amphora.loadbalancer.haproxy_config import HaproxyConfig, parse_config
+from amphora.process import read_pid_file
 
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-LOG_LIMIT = 1024 * 1024
-"""An instance's log longer than this is cut to its later half before haproxy is started or reloaded."""
 
 
 @frozen
@@ -146,6 +145,11 @@ class Store:
             os.close(handle)
             raise BasePathTaken(f"another agent runs with base_path {self.base_path}") from None
         return handle
+
+    @property
+    def vrrp(self) -> Path:
+        """Where keepalived's files are; the controller's templates know the name."""
+        return self.base_path / "vrrp"
 
     @property
     def notify_socket(self) -> Path:
@@ -334,50 +338,9 @@ def read_config(path: Path) -> HaproxyConfig | None:
         return None
 
 
-def log_size(files: InstanceFiles) -> int:
-    try:
-        return files.log.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-def log_since(files: InstanceFiles, position: int, limit: int = 16 * 1024) -> str:
-    """The end of what haproxy wrote after this position, at most `limit` bytes."""
-    try:
-        with open(files.log, "rb") as log:
-            size = log.seek(0, os.SEEK_END)
-            log.seek(max(position, size - limit) if position <= size else max(0, size - limit))
-            return log.read().decode("utf-8", "replace").strip()
-    except FileNotFoundError:
-        return ""
-
-
-def trim_log(files: InstanceFiles) -> None:
-    """
-    Keep the log bounded.  It is cut in place: a running haproxy goes on appending to the same file.
-    """
-    if log_size(files) > LOG_LIMIT:
-        with open(files.log, "r+b") as log:
-            log.seek(-(LOG_LIMIT // 2), os.SEEK_END)
-            tail = log.read(LOG_LIMIT // 2)
-            log.seek(0)
-            log.truncate()
-            log.write(tail)
-
-
-def open_log(files: InstanceFiles) -> int:
-    """A descriptor that appends to the log, for haproxy to inherit."""
-    trim_log(files)
-    return os.open(files.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-
-
 def read_pid(files: InstanceFiles) -> int | None:
     """The process id that haproxy left in its pid file; None where there is no file, or no number in it."""
-    try:
-        text = files.pid_file.read_bytes()[:32].strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() and 0 < int(text) < 2**31 else None
+    return read_pid_file(files.pid_file)
 
 
 def forget_process(files: InstanceFiles) -> None:

@@ -8,7 +8,7 @@ text: it is checked against what is asked for, never edited.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +22,9 @@ from amphora.blocking import BlockingCalls
 from amphora.files import make_directory, replace_file
 from amphora.jobs import JobQueue
 from amphora.loadbalancer.errors import StorageFailed
+from amphora.process import ProcessIdentity
+from amphora.vrrp.keepalived import Action
+from amphora.vrrp.keepalived_config import KeepalivedConfig
 from amphora.vrrp.standing import Role, Standing, Topology, TopologyStatus
 from amphora.vrrp.topology_request import ROLES, TOPOLOGIES, InvalidTopology, TopologyRequest, differences
 
@@ -33,30 +36,20 @@ class TransitionInProgress(Exception):
     """Nothing is changed while the topology changes."""
 
 
-class PairConfig(Protocol):
-    """What has to be known of a keepalived configuration here."""
-
-    @property
-    def virtual_addresses(self) -> Collection[str]: ...
-    @property
-    def passwords(self) -> Collection[str]: ...
-
-
 class SupervisedKeepalived(Protocol):
     """What a topology needs of keepalived; L{amphora.vrrp.keepalived.Keepalived} is one."""
 
     @property
     def configured(self) -> bool: ...
     @property
-    def present(self) -> bool: ...
-    @property
     def runs(self) -> bool: ...
     @property
     def role(self) -> Role | None: ...
     @property
-    def config(self) -> PairConfig | None: ...
-    def start(self) -> Deferred[str]: ...
-    def stop(self) -> Deferred[str]: ...
+    def process(self) -> ProcessIdentity | None: ...
+    @property
+    def config(self) -> KeepalivedConfig | None: ...
+    def act(self, action: Action) -> Deferred[str]: ...
     def retire(self) -> Deferred[None]: ...
 
 
@@ -232,7 +225,7 @@ class AmphoraTopology:
         try:
             if request.is_pair and self._keepalived.configured and self._keepalived.config is not None:
                 config = self._keepalived.config
-                problems = differences(request, config.virtual_addresses, config.passwords)
+                problems = differences(request, config)
                 if problems:
                     raise InvalidTopology(problems)
             must_move = self._must_move(request)
@@ -249,7 +242,7 @@ class AmphoraTopology:
 
     def _must_move(self, request: TopologyRequest) -> bool:
         if not request.is_pair:
-            return self._keepalived.present
+            return self._keepalived.process is not None
         return self._keepalived.configured and (not self._keepalived.runs or self._keepalived.role != request.role)
 
     async def _rest(self, request: TopologyRequest, before: TopologyRequest) -> None:
@@ -287,9 +280,9 @@ class AmphoraTopology:
         await self._hand_over()
         if self._keepalived.role == "ACTIVE" and request.role == "STANDBY":
             # Its last word hands the address to its peer.
-            await self._keepalived.stop()
-        if not self._keepalived.present:
-            await self._keepalived.start()
+            await self._keepalived.act("stop")
+        if self._keepalived.process is None:
+            await self._keepalived.act("start")
         deadline = self._reactor.seconds() + PATIENCE
         while self._keepalived.role != request.role:
             self._news = Deferred()

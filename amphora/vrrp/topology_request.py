@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, Final, cast, get_args
 
 from attrs import field, frozen
 
+from amphora.vrrp.keepalived_config import KeepalivedConfig
 from amphora.vrrp.standing import Role, Topology
 
 TOPOLOGIES: Final = get_args(Topology)
@@ -99,16 +99,16 @@ def _shown(value: object) -> str:
     return text if len(text) <= 80 else text[:79] + "…"
 
 
-def differences(request: TopologyRequest, addresses: Collection[str], passwords: Collection[str]) -> tuple[str, ...]:
+def differences(request: TopologyRequest, config: KeepalivedConfig) -> tuple[str, ...]:
     """
     What of a pair's request is not what its keepalived configuration says ("topology logic test").
 
-    @param addresses: All virtual addresses of the configuration, in their usual notation.
-    @param passwords: All its C{auth_pass}; where it authenticates nobody, no secret is at odds with it.
+    Where that authenticates nobody, no secret is at odds with it.
     """
     problems: list[str] = []
-    if request.ha_ip not in addresses:
+    if request.ha_ip not in config.addresses:
         problems.append(f"ha_ip {request.ha_ip} is not among the virtual addresses of the keepalived configuration")
-    if passwords and request.secret[:_SIGNIFICANT] not in {password[:_SIGNIFICANT] for password in passwords}:
+    passwords = {instance.auth_pass[:_SIGNIFICANT] for instance in config.instances if instance.auth_pass is not None}
+    if passwords and request.secret[:_SIGNIFICANT] not in passwords:
         problems.append("secret is not the auth_pass of the keepalived configuration")
     return tuple(problems)

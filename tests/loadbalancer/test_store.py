@@ -345,62 +345,6 @@ class RunTests(StoreTestCase):
         self.assertEqual(1, config.members)
 
 
-class LogTests(StoreTestCase):
-    """What haproxy wrote on its own output."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.files.directory.mkdir()
-
-    def test_no_log(self) -> None:
-        """A log that is not there is empty."""
-        self.assertEqual((0, ""), (store.log_size(self.files), store.log_since(self.files, 0)))
-        store.trim_log(self.files)
-        self.assertFalse(self.files.log.exists())
-
-    def test_since(self) -> None:
-        """What came after a position is told, without the blanks around it, its end where there is too much."""
-        self.files.log.write_bytes(b"before\nafter\xff\n")
-        self.assertEqual("after\ufffd", store.log_since(self.files, 7))
-        self.assertEqual("r\ufffd", store.log_since(self.files, 0, limit=3))
-        self.assertEqual("", store.log_since(self.files, 14))
-
-    def test_since_a_position_that_was_cut(self) -> None:
-        """A log that is shorter than it was has been cut: its end is told."""
-        self.files.log.write_bytes(b"short")
-        self.assertEqual("short", store.log_since(self.files, 1000))
-
-    def test_trim(self) -> None:
-        """A log longer than its limit is cut to its end, in place; others are left alone."""
-        content = b"".join(b"%07d\n" % number for number in range(store.LOG_LIMIT // 8))
-        self.files.log.write_bytes(content)
-        store.trim_log(self.files)
-        self.assertEqual(store.LOG_LIMIT, store.log_size(self.files))
-        self.files.log.write_bytes(content + b"last one\n")
-        number = self.files.log.stat().st_ino
-        store.trim_log(self.files)
-        self.assertEqual(store.LOG_LIMIT // 2, store.log_size(self.files))
-        self.assertEqual(number, self.files.log.stat().st_ino)
-        self.assertTrue(self.files.log.read_bytes().endswith(b"131071\nlast one\n"))
-
-    def test_trim_what_is_no_text(self) -> None:
-        """Bytes that are no text take no more room than they did."""
-        self.files.log.write_bytes(b"\xff" * (store.LOG_LIMIT + 1))
-        store.trim_log(self.files)
-        self.assertEqual(store.LOG_LIMIT // 2, store.log_size(self.files))
-
-    def test_open(self) -> None:
-        """A haproxy goes on appending after its log was cut."""
-        handle = store.open_log(self.files)
-        self.addCleanup(os.close, handle)
-        self.assertEqual(0o600, stat.S_IMODE(self.files.log.stat().st_mode))
-        os.write(handle, b"x" * (store.LOG_LIMIT + 1))
-        os.close(store.open_log(self.files))
-        os.write(handle, b"more")
-        self.assertEqual(store.LOG_LIMIT // 2 + 4, store.log_size(self.files))
-        self.assertFalse(os.get_inheritable(handle))
-
-
 class ProcessTests(StoreTestCase):
     """What a running haproxy leaves."""
 

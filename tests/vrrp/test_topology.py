@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve, field
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs
@@ -13,6 +13,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from amphora.blocking import AtOnce
 from amphora.loadbalancer.errors import StorageFailed
+from amphora.process import ProcessIdentity
+from amphora.vrrp.keepalived import Action
+from amphora.vrrp.keepalived_config import KeepalivedConfig, VrrpInstance
 from amphora.vrrp.standing import Role, Standing, Topology
 from amphora.vrrp.topology import PATIENCE, AmphoraTopology, TransitionInProgress
 from amphora.vrrp.topology_request import InvalidTopology, TopologyRequest
@@ -23,10 +26,11 @@ STANDBY = evolve(ACTIVE, role="STANDBY")
 SINGLE = TopologyRequest("SINGLE")
 
 
-@frozen
-class Config:
-    virtual_addresses: tuple[str, ...] = ("203.0.113.2",)
-    passwords: tuple[str, ...] = ("b20e06cf",)
+PROCESS = ProcessIdentity(100, 1000)
+
+
+def config(address: str = "203.0.113.2", password: str = "b20e06cf") -> KeepalivedConfig:
+    return KeepalivedConfig((VrrpInstance("pair", (address,), password),))
 
 
 @define(eq=False)
@@ -37,26 +41,25 @@ class FakeKeepalived:
     present: bool = False
     hung: bool = False
     role: Role | None = None
-    config: Config | None = field(factory=Config)
+    config: KeepalivedConfig | None = field(factory=config)
     told: list[str] = field(factory=list)
     problem: Exception | None = None
     ending: Deferred[None] | None = None
 
     @property
+    def process(self) -> ProcessIdentity | None:
+        return PROCESS if self.present else None
+
+    @property
     def runs(self) -> bool:
         return self.present and not self.hung
 
-    def start(self) -> Deferred[str]:
-        self.told.append("start")
+    def act(self, action: Action) -> Deferred[str]:
+        self.told.append(action)
         if self.problem is not None:
             return fail(self.problem)
-        self.present = True
-        return succeed("keepalived started")
-
-    def stop(self) -> Deferred[str]:
-        self.told.append("stop")
-        self.present, self.role = False, None
-        return succeed("keepalived stopped")
+        self.present, self.role = action != "stop", None
+        return succeed("done")
 
     def retire(self) -> Deferred[None]:
         self.told.append("retire")
@@ -187,7 +190,7 @@ class PairTests(TopologyTestCase):
 
     def test_logic(self) -> None:
         """What is at odds with that configuration is refused, all of it at once, and nothing is changed."""
-        self.keepalived.config = Config(("203.0.113.9",), ("other",))
+        self.keepalived.config = config("203.0.113.9", "other")
         error: InvalidTopology = self.failureResultOf(self.topology.change(ACTIVE), InvalidTopology).value
         self.assertEqual(2, len(error.problems))
         self.assert_standing("SINGLE", "OK", "ACTIVE")

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from amphora.vrrp.keepalived_config import KeepalivedConfig, VrrpInstance
 from amphora.vrrp.topology_request import InvalidTopology, TopologyRequest, differences, read_request
 
 SECRET = "b20e06cf1abcf29c708d3b437f4a29892a0921d0"
@@ -105,20 +106,24 @@ class ReadTests(SynchronousTestCase):
                 self.assertTrue(problem.isprintable() and len(problem) < 120, problem)
 
 
+def config(addresses: tuple[str, ...], *passwords: str | None) -> KeepalivedConfig:
+    return KeepalivedConfig(tuple(VrrpInstance("pair", addresses, password) for password in passwords))
+
+
 class DifferenceTests(SynchronousTestCase):
     REQUEST = TopologyRequest("ACTIVE-STANDBY", "ACTIVE", "203.0.113.2", SECRET)
 
     def test_none(self) -> None:
         """The address is one of several, and of the secret the first eight characters count."""
-        self.assertEqual((), differences(self.REQUEST, {"203.0.113.2", "2001:db8::1"}, {"b20e06cf"}))
-        self.assertEqual((), differences(self.REQUEST, {"203.0.113.2"}, {"other", SECRET}))
+        self.assertEqual((), differences(self.REQUEST, config(("203.0.113.2", "2001:db8::1"), "b20e06cf")))
+        self.assertEqual((), differences(self.REQUEST, config(("203.0.113.2",), "other", SECRET)))
 
     def test_no_authentication(self) -> None:
         """Where the configuration authenticates nobody no secret is wrong."""
-        self.assertEqual((), differences(self.REQUEST, {"203.0.113.2"}, ()))
+        self.assertEqual((), differences(self.REQUEST, config(("203.0.113.2",), None)))
 
     def test_both(self) -> None:
         """Both differences are told, the secret is not."""
-        address, secret = differences(self.REQUEST, {"203.0.113.3"}, {"b20e06c"})
+        address, secret = differences(self.REQUEST, config(("203.0.113.3",), "b20e06c"))
         self.assertIn("ha_ip 203.0.113.2", address)
         self.assertEqual("secret is not the auth_pass of the keepalived configuration", secret)

@@ -1,8 +1,8 @@
 """
-Finding haproxy processes by what they were given, where no pid file tells of them.
+Finding daemons by what they were given, where no pid file tells of them.
 
-A haproxy that is still loading has no pid file yet when its agent is killed, and a worker that was stopped
-outlives its master.  Both hold addresses that the next haproxy needs.
+A haproxy that is still loading has no pid file yet when its agent is killed, and a worker that was stopped outlives its
+master; so does a stopped child of a keepalived.  They hold addresses that others need.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Family:
 
 
 def given_files(process: ProcessIdentity) -> list[str]:
-    """The configuration files on a haproxy's command line; a reload adds to that line, but changes none of these."""
+    """The configuration files on a daemon's command line; a haproxy's reload adds to that line, but changes no file."""
     return [value for option, value in pairwise(process.command_line()) if option == "-f"]
 
 
@@ -35,7 +35,7 @@ def runs(process: ProcessIdentity, program: str) -> bool:
     return process.executable() == os.path.realpath(program)
 
 
-def find_haproxies(program: str) -> dict[Path, Family]:
+def find_families(program: str) -> dict[Path, Family]:
     """
     All that run this program, by the first configuration file that they were given.
 
