@@ -18,6 +18,7 @@ from amphora.loadbalancer.instances import Instances
 from amphora.loadbalancer.notify import INotifyReactor, NotifySocket
 from amphora.loadbalancer.store import BasePathTaken, Store
 from amphora.network.namespace import NamespaceUnusable, ensure_namespace
+from amphora.network.plugging import Network
 
 
 class IAgentReactor(IHaproxyReactor, INotifyReactor):
@@ -26,7 +27,7 @@ class IAgentReactor(IHaproxyReactor, INotifyReactor):
 
 class Agent(MultiService):
     """
-    Brings up the namespace, finds what runs, and only then speaks.
+    Brings up the namespace and its network, finds what runs, and only then speaks.
 
     Its children, the API and the heartbeats, are started last: before, the agent would answer from ignorance.
     haproxy processes are not its children; they are left as they are when it stops.
@@ -41,6 +42,7 @@ class Agent(MultiService):
         blocking: BlockingCalls,
         store: Store,
         namespace: str,
+        network: Network,
         notify: NotifySocket,
         instances: Instances,
         speakers: list[IService],
@@ -51,6 +53,7 @@ class Agent(MultiService):
         self._blocking = blocking
         self._store = store
         self._namespace = namespace
+        self._network = network
         self._notify = notify
         self._instances = instances
         self._speakers = speakers
@@ -67,6 +70,7 @@ class Agent(MultiService):
         await self._blocking.run(self._store.prepare)
         if self._namespace:
             await ensure_namespace(self._reactor, self._namespace)
+        await self._network.put_back()
         self._notify.listen(self._reactor)
         certificates = self._store.base_cert_dir
         if not await self._blocking.run(on_memory_file_system, certificates):
@@ -97,6 +101,7 @@ class Agent(MultiService):
             await self._beginning
         await speakers_stopped
         await self._instances.release()
+        await self._network.release()
         await self._notify.close()
         if self._lock is not None:
             os.close(self._lock)

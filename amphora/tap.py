@@ -35,6 +35,9 @@ from amphora.loadbalancer.instance import STATS_TIMEOUT, Surroundings
 from amphora.loadbalancer.instances import Instances
 from amphora.loadbalancer.notify import NotifySocket
 from amphora.loadbalancer.store import InstanceFiles, Store
+from amphora.network.kernel import LinuxKernel
+from amphora.network.plugging import Network
+from amphora.network.records import Records
 from amphora.process import ProcessIdentity, boot_id
 from amphora.system.haproxy_version import HaproxyVersion
 
@@ -91,6 +94,14 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
     def make_haproxy(files: InstanceFiles, died: Callable[[], None]) -> Haproxy:
         return Haproxy(reactor, blocking, program, notify, files, died)
 
+    network = Network(
+        reactor,
+        blocking,
+        LinuxKernel(settings.network_namespace),
+        Records(Path(settings.agent_server_network_dir)),
+        keepalived_owns_vips=lambda: False,
+        still_bound=lambda: instances.binds,
+    )
     instances = Instances(
         settings.haproxy_cmd,
         store,
@@ -106,11 +117,12 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
             as_root=os.geteuid() == 0,
             require_memory_fs=settings.require_memory_fs,
             changed=lambda: heartbeats.beat_now() if settings.heartbeat_on_change else None,
+            addresses=network,
         ),
     )
     tls = MutualTLS(settings.client_auth, settings.agent_tls_protocol)
     tls.replace(read_tls_files(settings))
-    api = AmphoraAPI(settings.amphora_id, HaproxyVersion(reactor, settings.haproxy_cmd).read, V01(instances))
+    api = AmphoraAPI(settings.amphora_id, HaproxyVersion(reactor, settings.haproxy_cmd).read, V01(instances, network))
     site = AmphoraSite(
         api.resource(),
         reactor=reactor,
@@ -156,6 +168,7 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         blocking=blocking,
         store=store,
         namespace=settings.network_namespace,
+        network=network,
         notify=notify,
         instances=instances,
         speakers=speakers,

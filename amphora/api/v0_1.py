@@ -10,12 +10,14 @@ from twisted.web.resource import IResource
 from werkzeug.routing import BaseConverter
 
 from amphora.api.answers import OK, answer_bytes, answer_json
-from amphora.api.bodies import body_bytes, body_file
+from amphora.api.bodies import body_bytes, body_file, body_object
 from amphora.api.errors import ErrorAnswer, RequestRefused, install_error_pages
 from amphora.api.routing import new_app, uuid_in
 from amphora.loadbalancer.instance import ACTIONS, InstanceStatus
 from amphora.loadbalancer.instances import Instances
 from amphora.loadbalancer.stats import Backend
+from amphora.network.plugging import Network
+from amphora.network.requests import read_port_request, read_vip_request
 
 _LISTENER = "/listeners/<listener>"
 _CERTIFICATE = "/listeners/<listener>/certificates/<filename>"
@@ -37,6 +39,7 @@ class V01:
     api_version: ClassVar[str] = "0.1"
 
     _instances: Instances
+    _network: Network
 
     def resource(self) -> IResource:
         resource: IResource = self.app.resource()
@@ -98,6 +101,26 @@ class V01:
         """Specification: Get listener haproxy configuration."""
         content = await self._instances.get(_listener_id(listener)).configuration()
         return answer_bytes(request, 200, content, "text/plain")
+
+    @app.route("/interface/<ip>", methods=["GET"])
+    async def interface(self, request: IRequest, ip: str) -> bytes:
+        """Specification: Get interface."""
+        return answer_json(request, 200, {**OK, "interface": await self._network.interface_of(ip)})
+
+    @app.route("/plug/vip/<vip>", methods=["POST"])
+    async def plug_vip(self, request: IRequest, vip: str) -> bytes:
+        """Specification: Plug VIP."""
+        wish = read_vip_request(vip, body_object(request, "Invalid subnet information"))
+        interface = await self._network.plug_vip(wish)
+        return answer_json(request, 202, {**OK, "details": f"VIP {wish.ip} plugged on interface {interface}"})
+
+    @app.route("/plug/network", methods=["POST"])
+    @app.route("/plug/network/", methods=["POST"])
+    async def plug_network(self, request: IRequest) -> bytes:
+        """Specification: Plug Network."""
+        mac = read_port_request(body_object(request, "Invalid port information"))
+        interface = await self._network.plug_network(mac)
+        return answer_json(request, 202, {**OK, "details": f"Plugged interface {interface}"})
 
 
 def _listener_id(text: str) -> str:
