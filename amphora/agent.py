@@ -18,9 +18,11 @@ from amphora.loadbalancer.instances import Instances
 from amphora.loadbalancer.notify import INotifyReactor, NotifySocket
 from amphora.loadbalancer.store import BasePathTaken, Store
 from amphora.network.namespace import NamespaceUnusable, ensure_namespace
+from amphora.network.plugging import Network
 from amphora.vrrp.check_scripts import CheckScripts
 from amphora.vrrp.daemon import IKeepalivedReactor
 from amphora.vrrp.keepalived import Keepalived
+from amphora.vrrp.topology import AmphoraTopology
 
 
 class IAgentReactor(IHaproxyReactor, INotifyReactor, IKeepalivedReactor):
@@ -29,7 +31,7 @@ class IAgentReactor(IHaproxyReactor, INotifyReactor, IKeepalivedReactor):
 
 class Agent(MultiService):
     """
-    Brings up the namespace, finds what runs, and only then speaks.
+    Brings up the namespace and its network, finds what runs, and only then speaks.
 
     Its children, the API and the heartbeats, are started last: before, the agent would answer from ignorance.
     haproxy and keepalived are not its children; they are left as they are when it stops.
@@ -44,10 +46,12 @@ class Agent(MultiService):
         blocking: BlockingCalls,
         store: Store,
         namespace: str,
+        network: Network,
         notify: NotifySocket,
         instances: Instances,
         check_scripts: CheckScripts,
         keepalived: Keepalived,
+        topology: AmphoraTopology,
         speakers: list[IService],
         give_up: Callable[[], None],
     ) -> None:
@@ -56,10 +60,12 @@ class Agent(MultiService):
         self._blocking = blocking
         self._store = store
         self._namespace = namespace
+        self._network = network
         self._notify = notify
         self._instances = instances
         self._check_scripts = check_scripts
         self._keepalived = keepalived
+        self._topology = topology
         self._speakers = speakers
         self._give_up = give_up
         self._beginning: Deferred[None] | None = None
@@ -74,6 +80,8 @@ class Agent(MultiService):
         await self._blocking.run(self._store.prepare)
         if self._namespace:
             await ensure_namespace(self._reactor, self._namespace)
+        await self._topology.load()
+        await self._network.put_back()
         self._notify.listen(self._reactor)
         certificates = self._store.base_cert_dir
         if not await self._blocking.run(on_memory_file_system, certificates):
@@ -84,6 +92,7 @@ class Agent(MultiService):
         await self._check_scripts.install()
         await self._instances.adopt()
         await self._keepalived.adopt()
+        self._topology.resume()
         if self.running:
             for speaker in self._speakers:
                 speaker.setServiceParent(self)
@@ -105,9 +114,11 @@ class Agent(MultiService):
         if self._beginning is not None:
             await self._beginning
         await speakers_stopped
+        await self._topology.release()
         await self._instances.release()
         await self._keepalived.release()
         self._check_scripts.close()
+        await self._network.release()
         await self._notify.close()
         if self._lock is not None:
             os.close(self._lock)

@@ -584,6 +584,39 @@ class AmphoraClient:
         """
         return await self._outcome("PUT", _path("vrrp", action))
 
+    async def interface(self, ip: str) -> str:
+        """
+        Ask which interface has an address.
+
+        @raise Refused: for what is no address.
+        @raise NotFound: where none has it.
+        """
+        answer = await self._json("GET", _path("interface", ip))
+        return answer.text("interface")
+
+    async def plug_vip(self, vip: str, *, subnet_cidr: str, gateway: str, mac_address: str) -> Outcome:
+        """
+        Give a VIP to the interface with a MAC address.
+
+        @raise Refused: for addresses that do not go together; the details name what is wrong.
+        @raise NotFound: where there is no such interface, not yet perhaps.
+        @raise AmphoraFailed: where the kernel refuses; the details are its words, and nothing is changed.
+        """
+        wish = {"subnet_cidr": subnet_cidr, "gateway": gateway, "mac_address": mac_address}
+        return await self._outcome("POST", _path("plug", "vip", vip), json.dumps(wish).encode())
+
+    async def plug_network(self, mac_address: str) -> Outcome:
+        """
+        Bring the interface with a MAC address up.
+
+        @raise Refused: for what is no MAC address.
+        @raise NotFound: where there is no such interface, not yet perhaps.
+        @raise AmphoraFailed: where the kernel refuses; the details are its words, and nothing is changed.
+        """
+        return await self._outcome(
+            "POST", _path("plug", "network", ""), json.dumps({"mac_address": mac_address}).encode()
+        )
+
     async def _outcome(self, method: str, path: str, body: bytes | None = None) -> Outcome:
         answer = await self._json(method, path, body)
         return Outcome(answer.status, answer.text("message"), answer.text("details", ""))

@@ -37,17 +37,21 @@ from amphora.loadbalancer.instance import STATS_TIMEOUT, Surroundings
 from amphora.loadbalancer.instances import Instances
 from amphora.loadbalancer.notify import NotifySocket
 from amphora.loadbalancer.store import InstanceFiles, Store
+from amphora.network.kernel import LinuxKernel
+from amphora.network.plugging import Network
+from amphora.network.records import Records
 from amphora.process import ProcessIdentity, boot_id
 from amphora.system.figures import Meter
 from amphora.system.haproxy_version import HaproxyVersion
 from amphora.system.links import read_links
 from amphora.system.machine import read_cpu_times, read_machine
 from amphora.system.packages import Packages
+from amphora.system.server_certificate import ServerCertificate
 from amphora.vrrp.check_scripts import CheckScripts
 from amphora.vrrp.daemon import KeepalivedProgram
 from amphora.vrrp.keepalived import Keepalived
-from amphora.vrrp.standing import Standing
 from amphora.vrrp.store import VrrpFiles
+from amphora.vrrp.topology import AmphoraTopology
 
 DEFAULT_CONFIG = "/etc/octavia/amphora-agent.conf"
 
@@ -103,7 +107,26 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
     def make_haproxy(files: InstanceFiles, died: Callable[[], None]) -> Haproxy:
         return Haproxy(reactor, blocking, program, notify, files, died)
 
+    def beat_now() -> None:
+        heartbeats.beat_now()
+
+    def beat() -> None:
+        if settings.heartbeat_on_change:
+            beat_now()
+
+    def keepalived_changed() -> None:
+        topology.keepalived_changed()
+        beat()
+
     check_scripts = CheckScripts(reactor, blocking, store.vrrp)
+    network = Network(
+        reactor,
+        blocking,
+        LinuxKernel(settings.network_namespace),
+        Records(Path(settings.agent_server_network_dir)),
+        keepalived_owns_vips=lambda: topology.keepalived_owns_vips,
+        still_bound=lambda: instances.binds,
+    )
     instances = Instances(
         settings.haproxy_cmd,
         store,
@@ -118,7 +141,8 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
             starts=DeferredSemaphore(_STARTS_AT_ONCE),
             as_root=os.geteuid() == 0,
             require_memory_fs=settings.require_memory_fs,
-            changed=lambda: heartbeats.beat_now() if settings.heartbeat_on_change else None,
+            changed=beat,
+            addresses=network,
         ),
         check_scripts.expect,
     )
@@ -131,7 +155,16 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
             facility=settings.administrative_log_facility if settings.use_syslog else None,
         ),
         VrrpFiles(store.vrrp),
-        changed=lambda: heartbeats.beat_now() if settings.heartbeat_on_change else None,
+        changed=keepalived_changed,
+    )
+    topology = AmphoraTopology.create(
+        reactor,
+        blocking,
+        path=store.vrrp / "topology.json",
+        keepalived=keepalived,
+        hand_over_vips=network.topology_changed,
+        changed=beat_now,
+        default="ACTIVE-STANDBY" if settings.loadbalancer_topology == "ACTIVE_STANDBY" else "SINGLE",
     )
     tls = MutualTLS(settings.client_auth, settings.agent_tls_protocol)
     tls.replace(read_tls_files(settings))
@@ -143,6 +176,7 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         controllers=settings.controller_ip_port_list,
         interval=settings.heartbeat_interval,
         samples=lambda: instances.samples(min(STATS_TIMEOUT, settings.heartbeat_interval / 4)),
+        standing=lambda: topology.standing,
         told=instances.told,
         silence=lambda: keepalived.shortcoming,
         counters=Counters(store.base_path, boot_id=boot_id(), agent_started=ProcessIdentity.current().started),
@@ -163,9 +197,11 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         listeners=instances.ids,
         haproxies=instances.processes,
         heartbeat=heartbeats.report,
-        standing=lambda: Standing("SINGLE", "OK", "ACTIVE"),
+        standing=lambda: topology.standing,
     )
-    api = AmphoraAPI(info, V01(instances, details))
+    certificate = ServerCertificate(Path(settings.agent_server_cert), blocking, tls.renewal)
+    v0_1 = V01(settings.amphora_id, instances, network, keepalived, topology, details, certificate)
+    api = AmphoraAPI(info, v0_1)
     site = AmphoraSite(
         api.resource(),
         reactor=reactor,
@@ -182,8 +218,7 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
     ]
 
     def changed() -> None:
-        if settings.heartbeat_on_change:
-            heartbeats.beat_now()
+        beat()
         Deferred.fromCoroutine(instances.save_server_states()).addErrback(
             lambda reason: _log.failure("servers' states cannot be saved", reason)
         )
@@ -201,10 +236,12 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         blocking=blocking,
         store=store,
         namespace=settings.network_namespace,
+        network=network,
         notify=notify,
         instances=instances,
         check_scripts=check_scripts,
         keepalived=keepalived,
+        topology=topology,
         speakers=speakers,
         give_up=lambda: give_up(reactor),
     )

@@ -297,6 +297,25 @@ class CallTests(SynchronousTestCase):
             [("PUT", path, b"key and certificate"), ("GET", path, b""), ("DELETE", path, b"")],
         )
 
+    def test_network(self) -> None:
+        """An interface is asked for by an address of either kind; a VIP and a network are plugged."""
+        self.amphora.answer(200, {"message": "OK", "interface": "eth1"})
+        self.assertEqual("eth1", self.result(self.client.interface("2001:db8::2")))
+        self.amphora.answer(202, {"message": "OK", "details": "what was done"})
+        done = Outcome(202, "OK", "what was done")
+        mac = "78:31:c1:ce:0b:3c"
+        wish = {"subnet_cidr": "203.0.113.0/24", "gateway": "203.0.113.1", "mac_address": mac}
+        self.assertEqual(done, self.result(self.client.plug_vip("203.0.113.2", **wish)))
+        self.assertEqual(done, self.result(self.client.plug_network(mac)))
+        self.assertEqual(
+            [
+                ("GET", "/v0.1/interface/2001%3Adb8%3A%3A2", None),
+                ("POST", "/v0.1/plug/vip/203.0.113.2", wish),
+                ("POST", "/v0.1/plug/network/", {"mac_address": mac}),
+            ],
+            [(method, path, json.loads(body) if body else None) for method, path, body in self.amphora.requests],
+        )
+
     def test_quoting(self) -> None:
         """What stands in a path is one segment of it, whatever it holds."""
         self.amphora.answer(200, {"message": "OK"})

@@ -8,12 +8,13 @@ in a file beside their place, written by a thread.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
 from attrs import define, field
@@ -21,6 +22,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 
+from amphora.api.errors import ErrorAnswer, RequestRefused
 from amphora.blocking import BlockingCalls
 from amphora.loadbalancer.errors import StorageFailed
 
@@ -197,6 +199,22 @@ def body_bytes(request: IRequest) -> bytes:
     content = request.content
     assert isinstance(content, BytesIO)
     return content.getvalue()
+
+
+def body_object(request: IRequest, refusal: str) -> dict[str, Any]:
+    """
+    A body that is a JSON object.
+
+    @param refusal: What a client whose body is none is told.
+    @raise RequestRefused: 400 for all else.
+    """
+    try:
+        value = json.loads(body_bytes(request))
+    except (ValueError, RecursionError):
+        raise RequestRefused(ErrorAnswer(400, refusal, "The body is not JSON")) from None
+    if not isinstance(value, dict):
+        raise RequestRefused(ErrorAnswer(400, refusal, "The body is not a JSON object"))
+    return value
 
 
 def body_file(request: IRequest) -> Deferred[Path]:

@@ -18,6 +18,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from amphora.api.answers import answer_json
 from amphora.loadbalancer import errors as domain
+from amphora.network import errors as network
 from amphora.pem import BadPEM
 from amphora.vrrp import errors as vrrp
 from amphora.vrrp.topology import TransitionInProgress
@@ -80,6 +81,22 @@ def answer_for(error: Exception) -> ErrorAnswer | None:
         case vrrp.ActionFailed():
             what, _, _ = error.details.partition("\n")
             return ErrorAnswer(500, f"Failed to {error.action} keepalived service: {what}", error.details)
+        case network.BadAddress():
+            return ErrorAnswer(400, "Bad IP address version")
+        case network.AddressNotFound():
+            return ErrorAnswer(404, "Error interface not found for IP address")
+        case network.InvalidVip():
+            return ErrorAnswer(400, "Invalid VIP", error.reason)
+        case network.InvalidSubnet():
+            return ErrorAnswer(400, "Invalid subnet information", error.reason)
+        case network.InvalidPort():
+            return ErrorAnswer(400, "Invalid port information", error.reason)
+        case network.InterfaceNotFound():
+            return ErrorAnswer(404, "No suitable network interface found")
+        case network.PlugFailed():
+            return ErrorAnswer(500, f"Error plugging {error.what}", error.details)
+        case network.NetworkUnreadable():
+            return ErrorAnswer(500, "Error reading network interfaces", error.reason)
         case MethodNotAllowed():
             allowed = ", ".join(sorted(error.valid_methods or ()))
             return ErrorAnswer(405, "Method Not Allowed", f"Allowed: {allowed}", {"Allow": allowed})

@@ -15,13 +15,15 @@ from twisted.web.resource import IResource
 from werkzeug.routing import BaseConverter
 
 from amphora.api.answers import OK, answer_bytes, answer_json
-from amphora.api.bodies import body_bytes, body_file
+from amphora.api.bodies import body_bytes, body_file, body_object
 from amphora.api.details import Details
 from amphora.api.errors import ErrorAnswer, RequestRefused, install_error_pages
 from amphora.api.routing import new_app, uuid_in
 from amphora.loadbalancer.instance import ACTIONS, Action, InstanceStatus
 from amphora.loadbalancer.instances import Instances
 from amphora.loadbalancer.stats import Backend
+from amphora.network.plugging import Network
+from amphora.network.requests import read_port_request, read_vip_request
 from amphora.system.server_certificate import ServerCertificate
 from amphora.vrrp.keepalived import Keepalived
 from amphora.vrrp.topology import AmphoraTopology
@@ -48,9 +50,10 @@ class V01:
 
     _amphora_id: str
     _instances: Instances
+    _network: Network
     _keepalived: Keepalived
-    _details: Details
     _topology: AmphoraTopology
+    _details: Details
     _server_certificate: ServerCertificate
 
     def resource(self) -> IResource:
@@ -74,7 +77,7 @@ class V01:
     async def set_topology(self, request: IRequest) -> bytes:
         """Specification: Set amphora topology."""
         self._topology.require_rest()
-        done = await self._topology.change(read_request(body_bytes(request)))
+        done = await self._topology.change(read_request(body_object(request, "Invalid request")))
         return answer_json(request, 200 if done else 202, OK)
 
     @app.route("/details", methods=["GET"])
@@ -142,6 +145,28 @@ class V01:
         """Specification: Get listener haproxy configuration."""
         content = await self._instances.get(_listener_id(listener)).configuration()
         return answer_bytes(request, 200, content, "text/plain")
+
+    @app.route("/interface/<ip>", methods=["GET"])
+    async def interface(self, request: IRequest, ip: str) -> bytes:
+        """Specification: Get interface."""
+        return answer_json(request, 200, {**OK, "interface": await self._network.interface_of(ip)})
+
+    @app.route("/plug/vip/<vip>", methods=["POST"])
+    async def plug_vip(self, request: IRequest, vip: str) -> bytes:
+        """Specification: Plug VIP."""
+        self._topology.require_rest()
+        wish = read_vip_request(vip, body_object(request, "Invalid subnet information"))
+        interface = await self._network.plug_vip(wish)
+        return answer_json(request, 202, {**OK, "details": f"VIP {wish.ip} plugged on interface {interface}"})
+
+    @app.route("/plug/network", methods=["POST"])
+    @app.route("/plug/network/", methods=["POST"])
+    async def plug_network(self, request: IRequest) -> bytes:
+        """Specification: Plug Network."""
+        self._topology.require_rest()
+        mac = read_port_request(body_object(request, "Invalid port information"))
+        interface = await self._network.plug_network(mac)
+        return answer_json(request, 202, {**OK, "details": f"Plugged interface {interface}"})
 
     @app.route("/certificate", methods=["PUT"])
     async def put_server_certificate(self, request: IRequest) -> bytes:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from attrs import define, evolve, field, frozen
 from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
@@ -50,6 +50,7 @@ from amphora.loadbalancer.sockets import NoAnswer, ask
 from amphora.loadbalancer.stats import QUESTION, Stats, UnreadableStats, parse_stats
 from amphora.loadbalancer.store import InstanceFiles, InstanceState
 from amphora.network.bind import Bind
+from amphora.network.errors import NetworkError
 from amphora.network.trial import Conflict, conflicts
 from amphora.pem import BadPEM, check_pem
 from amphora.process import ProcessIdentity
@@ -77,6 +78,29 @@ class InstanceStatus:
     stats: Stats | None
 
 
+class Addresses(Protocol):
+    """Sees to it that the addresses that haproxy binds are there, as far as they are VIPs of this amphora."""
+
+    async def provide(self, binds: Iterable[Bind]) -> None:
+        """Called before haproxy binds these.  @raise NetworkError: if one that should be there cannot be."""
+
+    def bound(self, binds: Iterable[Bind]) -> None:
+        """Called when haproxy listens on these."""
+
+    async def give_up(self, binds: Iterable[Bind]) -> None:
+        """Called when what listened on these is being deleted."""
+
+
+class AsTheyAre:
+    """Addresses that nobody sees to."""
+
+    async def provide(self, binds: Iterable[Bind]) -> None: ...
+
+    def bound(self, binds: Iterable[Bind]) -> None: ...
+
+    async def give_up(self, binds: Iterable[Bind]) -> None: ...
+
+
 @frozen
 class Surroundings:
     """What all instances share."""
@@ -94,6 +118,7 @@ class Surroundings:
     require_memory_fs: bool
     changed: Callable[[], None]
     """Called when a process came, went, or was given another configuration."""
+    addresses: Addresses = field(factory=AsTheyAre)
 
 
 def peer_name(amphora_id: str) -> str:
@@ -158,6 +183,17 @@ class Instance:
     def process(self) -> ProcessIdentity | None:
         """The master of its haproxy; None where none runs."""
         return self._haproxy.process
+
+    @property
+    def binds(self) -> frozenset[Bind]:
+        """The addresses that are meant for it, whether or not it runs."""
+        if self._state.deleted:
+            return frozenset()
+        return self._own_binds()
+
+    def _own_binds(self) -> frozenset[Bind]:
+        configs = [config for config in (self._config, self._running) if config is not None]
+        return frozenset(bind for config in configs for bind in config.binds)
 
     def holds(self, bind: Bind) -> bool:
         """Does its haproxy listen on an address that nobody else could have beside it?"""
@@ -491,6 +527,7 @@ class Instance:
         self._shortcoming = None
         self._undecided = False
         await self._expect_it(True)
+        self._surroundings.addresses.bound(config.binds)
         self._surroundings.changed()
 
     async def _return_run(self) -> None:
@@ -507,6 +544,7 @@ class Instance:
         if kept is None or not await self._store("configuration", lambda: store.has_other_to_run(self._files)):
             return False
         try:
+            await self._provide(kept)
             pid = await self._haproxy.start(self._peer(), kept.members)
         except HaproxyFailed as error:
             self._log.error(
@@ -516,6 +554,7 @@ class Instance:
             )
             return False
         self._shortcoming = reason
+        self._surroundings.addresses.bound(kept.binds)
         self._log.error(
             "{instance}: the uploaded configuration does not come up; haproxy runs the one from before, process {pid}",
             instance=self.instance_id,
@@ -586,6 +625,7 @@ class Instance:
                 await self._haproxy.stop()
         except HaproxyFailed as error:
             raise ActionFailed("stop", str(error)) from error
+        await self._surroundings.addresses.give_up(self._own_binds())
         sockets = () if self._config is None else self._config.stats_sockets
 
         def remove() -> None:
@@ -692,6 +732,7 @@ class Instance:
 
         @raise HaproxyFailed: with haproxy's words, or with the addresses that somebody else has.
         """
+        await self._provide(config)
 
         def stage_overlay() -> None:
             write_synced(self._files.overlay_candidate, self._overlay(config))
@@ -714,6 +755,13 @@ class Instance:
                 raise HaproxyFailed(f"there is no room for haproxy's sockets: {error.strerror}") from error
         if taken:
             raise HaproxyFailed("\n".join(sorted(self._conflict_text(conflict) for conflict in taken)))
+
+    async def _provide(self, config: HaproxyConfig) -> None:
+        """@raise HaproxyFailed: if a VIP that a configuration is bound to cannot be had."""
+        try:
+            await self._surroundings.addresses.provide(config.binds)
+        except NetworkError as error:
+            raise HaproxyFailed(f"a VIP cannot be given back: {error}") from error
 
     def _conflict_text(self, conflict: Conflict) -> str:
         holder = self._holder(conflict.bind)

@@ -68,6 +68,11 @@ class Instances:
             raise InstanceNotFound(instance_id)
         return instance
 
+    @property
+    def binds(self) -> frozenset[Bind]:
+        """The addresses that are meant for any of them."""
+        return frozenset(bind for instance in self._known.values() for bind in instance.binds)
+
     async def upload(self, instance_id: str, amphora_id: str, spooled: Path) -> None:
         """
         Take a configuration for a new or a known instance.

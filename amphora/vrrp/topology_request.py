@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any, Final, cast, get_args
@@ -42,20 +43,14 @@ class TopologyRequest:
         return self.topology == PAIR
 
 
-def read_request(content: bytes) -> TopologyRequest:
+def read_request(body: Mapping[str, Any]) -> TopologyRequest:
     """
-    Read a request's body.
+    Read a request's body, a JSON object.
 
     Role, address and secret count in ACTIVE-STANDBY only; elsewhere they are passed over.
 
     @raise InvalidTopology: for all that is wrong with it at once.
     """
-    try:
-        body = json.loads(content)
-    except (ValueError, RecursionError):
-        body = None
-    if not isinstance(body, dict):
-        raise InvalidTopology(("The body is not a JSON object",))
     topology = body.get("topology")
     if topology in TOPOLOGIES and topology != PAIR:
         return TopologyRequest(cast(Topology, topology))

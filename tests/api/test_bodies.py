@@ -5,12 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from amphora.api.bodies import SpooledBody, is_configuration
+from amphora.api.bodies import SpooledBody, body_object, is_configuration
+from amphora.api.errors import RequestRefused
 from amphora.loadbalancer.errors import StorageFailed
 from amphora.testing.fakes import CallsLater, full_disk
 
@@ -301,3 +305,26 @@ class IsConfigurationTests(SynchronousTestCase):
             (b"PUT", b"/v0.1/listeners/a/b%00/haproxy\n", False),
         ):
             self.assertEqual(spooled, is_configuration(method, path), path)
+
+
+class BodyObjectTests(SynchronousTestCase):
+    """Bodies that are JSON objects."""
+
+    def read(self, body: bytes) -> dict[str, Any]:
+        request = cast(Any, SimpleNamespace(content=BytesIO(body)))
+        return body_object(request, "No good")
+
+    def test_object(self) -> None:
+        """An object is read, whatever it holds."""
+        self.assertEqual({"a": None, "b": [1]}, self.read(b'{"a": null, "b": [1]}'))
+
+    def test_anything_else(self) -> None:
+        """All else is refused, and why."""
+        for body, details in (
+            *((body, "The body is not JSON") for body in (b"", b"{", b"\xff", b"[" * 100_000, b"{'a': 1}")),
+            *((body, "The body is not a JSON object") for body in (b"[]", b"1", b"null", b'"{}"')),
+        ):
+            with self.assertRaises(RequestRefused) as caught:
+                self.read(body)
+            answer = caught.exception.answer
+            self.assertEqual((400, "No good", details), (answer.status, answer.message, answer.details), body[:9])

@@ -15,6 +15,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from amphora.api.answers import OK, answer_bytes, answer_json, encode_json
 from amphora.api.errors import ErrorAnswer, RequestRefused, answer_for, install_error_pages
 from amphora.loadbalancer import errors as domain
+from amphora.network import errors as network
 from amphora.pem import BadPEM
 
 ID = "11111111-0000-4000-8000-000000000001"
@@ -51,6 +52,15 @@ ANSWERS: tuple[tuple[Exception, int, dict[str, str]], ...] = (
         500,
         {"message": "Error storing certificate", "details": "No space left on device"},
     ),
+    (network.BadAddress("10.6.0.1.1"), 400, {"message": "Bad IP address version"}),
+    (network.AddressNotFound("10.5.0.1"), 404, {"message": "Error interface not found for IP address"}),
+    (network.InvalidVip("why"), 400, {"message": "Invalid VIP", "details": "why"}),
+    (network.InvalidSubnet("why"), 400, {"message": "Invalid subnet information", "details": "why"}),
+    (network.InvalidPort("why"), 400, {"message": "Invalid port information", "details": "why"}),
+    (network.InterfaceNotFound("00"), 404, {"message": "No suitable network interface found"}),
+    (network.PlugFailed("VIP", "why"), 500, {"message": "Error plugging VIP", "details": "why"}),
+    (network.PlugFailed("Port", "why"), 500, {"message": "Error plugging Port", "details": "why"}),
+    (network.NetworkUnreadable("why"), 500, {"message": "Error reading network interfaces", "details": "why"}),
     (RequestRefused(ErrorAnswer(400, "Invalid Request")), 400, {"message": "Invalid Request"}),
     (NotFound(), 404, {"message": "Not Found"}),
     (
@@ -73,9 +83,14 @@ class AnswerTests(SynchronousTestCase):
 
     def test_complete(self) -> None:
         """No error of the domain is without an answer, and each is tried here."""
-        known = {one for one in vars(domain).values() if isinstance(one, type) and one.__module__ == domain.__name__}
+        known = {
+            one
+            for module in (domain, network)
+            for one in vars(module).values()
+            if isinstance(one, type) and one.__module__ == module.__name__
+        }
         tried = {type(error) for error, *_ in ANSWERS}
-        self.assertEqual({domain.LoadBalancerError}, known - tried)
+        self.assertEqual({domain.LoadBalancerError, network.NetworkError}, known - tried)
 
     def test_allowed(self) -> None:
         """A 405 says what is allowed, in a header too; where nobody knows, it says nothing."""

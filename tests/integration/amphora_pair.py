@@ -63,7 +63,7 @@ class Client:
     host: Host
     answers: list[Answered] = field(factory=list)
     _loop: LoopingCall = field(init=False)
-    _asking: set[Deferred[None]] = field(init=False, factory=set)
+    _asking: set[Deferred[Any]] = field(init=False, factory=set)
 
     def __attrs_post_init__(self) -> None:
         self._loop = LoopingCall(self._ask)
@@ -86,9 +86,15 @@ class Client:
             self._asking.discard(asking)
             self.answers.append(Answered(cast(Any, reactor).seconds(), member))
 
-        asking = deferToThread(self._request).addErrback(lambda reason: reason.trap(OSError) and None)
+        asking = Deferred.fromCoroutine(self._ask_once())
         self._asking.add(asking)
         asking.addCallback(done)
+
+    async def _ask_once(self) -> str | None:
+        try:
+            return await deferToThread(self._request)
+        except OSError:
+            return None
 
     def _request(self) -> str | None:
         with self.host.connect(VIP, 80, timeout=1.0) as connection:

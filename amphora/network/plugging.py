@@ -1,0 +1,522 @@
+"""
+The network of this amphora: what is plugged, and what becomes of it.
+
+All that changes it is a job of one queue.  What is asked for is written down first; then the kernel is brought there by
+differences and read again, until none is left.  Where that fails, all that was changed is undone, and the record too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from attrs import define, evolve, field
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from amphora.blocking import BlockingCalls
+from amphora.jobs import JobQueue
+from amphora.network import plan
+from amphora.network.announcer import Announcer
+from amphora.network.bind import Bind
+from amphora.network.errors import (
+    AddressNotFound,
+    BadAddress,
+    InterfaceNotFound,
+    NetworkError,
+    NetworkUnreadable,
+    PlugFailed,
+    What,
+)
+from amphora.network.kernel import Kernel
+from amphora.network.plan import FIRST_NETWORK_NAME, FIRST_VIP_NAME, Found, Port, Sight, Vip, Wanted
+from amphora.network.reconcile import place, reconcile
+from amphora.network.records import Records
+from amphora.network.requests import VipRequest
+from amphora.network.state import Address, plain_ip
+from amphora.network.steps import Add, AwaitUsable, Change, Rename, Step, StepFailed, undoing
+
+PATIENCE = 45.0
+"""Seconds that a caller waits for a job, those before it included: a controller waits for 60."""
+APPEARANCE = 1.0
+"""Seconds that a link is waited for which is just being plugged into the machine."""
+DETECTION = 10.0
+"""Seconds for duplicate address detection, which takes two as a rule, and for ever where there is no carrier."""
+FIRST_RETRY = 2.0
+LONGEST_RETRY = 60.0
+_POLL = 0.1
+_PASSES = 5
+
+T = TypeVar("T")
+Work = Callable[[], Coroutine[Deferred[Any], Any, T]]
+
+
+class Unsettled(Exception):
+    """The network does not become what it should be; the text says why."""
+
+
+@define(eq=False)
+class Network:
+    """Plugs VIPs and networks, puts them back after a reboot, and tells which interface has an address."""
+
+    _log = Logger()
+
+    _reactor: IReactorTime
+    _blocking: BlockingCalls
+    _kernel: Kernel
+    _records: Records
+    _keepalived_owns_vips: Callable[[], bool]
+    """Is this amphora one of a pair, whose VIPs keepalived gives to one of both?"""
+    _still_bound: Callable[[], Iterable[Bind]]
+    """The addresses of all listeners that there are."""
+
+    _ports: dict[str, Port] = field(init=False, factory=dict)
+    """What is plugged, by MAC address."""
+    _amiss: dict[str, str] = field(init=False, factory=dict)
+    """Why what was plugged is not as it should be, by MAC address; it is tried again and again."""
+    _retry: IDelayedCall | None = field(init=False, default=None)
+    _pause: float = field(init=False, default=FIRST_RETRY)
+    _released: bool = field(init=False, default=False)
+    _announcer: Announcer = field(init=False)
+    _jobs: JobQueue = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._announcer = Announcer(self._reactor, self._blocking, self._kernel)
+        self._jobs = JobQueue("network", lambda: None, (NetworkError,))
+
+    # What can be asked and done
+
+    async def interface_of(self, text: str) -> str:
+        """
+        The name of the interface that has an address.
+
+        @raise BadAddress, AddressNotFound, NetworkUnreadable: as they say.
+        """
+        ip = plain_ip(text)
+        if ip is None:
+            raise BadAddress(text)
+        try:
+            snapshot = await self._blocking.run(self._kernel.look)
+        except OSError as error:
+            raise NetworkUnreadable(_words(error)) from error
+        for found in snapshot.addresses:
+            if found.address.ip == ip and not found.duplicate:
+                return snapshot.link_name(found.index)
+        raise AddressNotFound(text)
+
+    def plug_vip(self, request: VipRequest) -> Deferred[str]:
+        """
+        Give a VIP to the interface with this MAC address.  A repeat completes what is missing.
+
+        @return: The interface's name.
+        @raise InterfaceNotFound, PlugFailed: and nothing is changed.
+        """
+
+        async def job() -> str:
+            found, sight = await self._find("VIP", request.mac)
+            known = self._ports
+            others = {port.mac: port for port in known.values() if port.mac != request.mac and port.has(request.ip)}
+            for port in others.values():
+                if plan.find(port.mac, sight, plugged=True) is not None:
+                    raise PlugFailed("VIP", f"{request.ip} is plugged on {port.name} ({port.mac})")
+            # The interface that had it is gone: what remains of it holds neither table nor name.
+            rests = [port.without_vip(request.ip) for port in others.values()]
+            self._ports = {
+                **{mac: port for mac, port in known.items() if mac not in others},
+                **{port.mac: port for port in rests if port.vips},
+            }
+            vip = plan.vip_for(request, self._ports.values())
+            try:
+                name = await self._plug("VIP", found, sight, FIRST_VIP_NAME, lambda port: port.with_vip(vip))
+            except Exception:
+                self._ports = known
+                for port in others.values():
+                    await self._record(port)
+                raise
+            for rest in rests:
+                await self._record(rest)
+            return name
+
+        return self._run_job("VIP", job)
+
+    def plug_network(self, mac: str) -> Deferred[str]:
+        """
+        Bring the interface with this MAC address up in the amphora's namespace.  A repeat completes what is missing.
+
+        @return: The interface's name.
+        @raise InterfaceNotFound, PlugFailed: and nothing is changed.
+        """
+
+        async def job() -> str:
+            return await self._plug("Port", *await self._find("Port", mac), FIRST_NETWORK_NAME, lambda port: port)
+
+        return self._run_job("Port", job)
+
+    def topology_changed(self) -> Deferred[None]:
+        """
+        Hand the VIPs over: keepalived owns them from now on, or no longer.
+
+        Call it before keepalived starts, and after it has ended: an address that both have is taken from both.
+        What does not work is logged and tried again.
+        """
+
+        async def job() -> None:
+            await self._see_to([port.mac for port in self._ports.values() if port.vips])
+
+        return self._run_job("VIP", job)
+
+    # What listeners need (amphora.loadbalancer.instance.Addresses)
+
+    async def provide(self, binds: Iterable[Bind]) -> None:
+        """
+        See to it that VIPs that were taken away with their last listener are there again, before haproxy binds these.
+
+        @raise PlugFailed: if one cannot be given back.
+        """
+        wanted = list(binds)
+
+        async def job() -> None:
+            for port in list(self._ports.values()):
+                await self._use(port, [vip for vip in _bound(port, wanted) if not vip.in_use], True)
+
+        if any(not vip.in_use for port in self._ports.values() for vip in _bound(port, wanted)):
+            await self._run_job("VIP", job)
+
+    def bound(self, binds: Iterable[Bind]) -> None:
+        """haproxy listens on these now: neighbours are told where they are, unless keepalived does that."""
+        wanted = list(binds)
+        if not self._keepalived_owns_vips():
+            self._announcer.announce(
+                (port.mac, vip.ip) for port in self._ports.values() for vip in _bound(port, wanted)
+            )
+
+    async def give_up(self, binds: Iterable[Bind]) -> None:
+        """
+        A listener that was bound to these is being deleted: a VIP that no other is bound to is taken away.
+
+        keepalived's are left to it.
+        """
+        gone = list(binds)
+
+        async def job() -> None:
+            still = list(self._still_bound())
+            for port in list(self._ports.values()):
+                kept = _bound(port, still)
+                await self._use(port, [vip for vip in _bound(port, gone) if vip.in_use and vip not in kept], False)
+
+        if self._keepalived_owns_vips() or not any(_bound(port, gone) for port in self._ports.values()):
+            return
+        try:
+            await self._run_job("VIP", job)
+        except NetworkError as error:
+            self._log.error("A VIP without listeners cannot be taken away: {reason}", reason=str(error))
+
+    async def _use(self, port: Port, vips: Sequence[Vip], in_use: bool) -> None:
+        if vips:
+            after = evolve(port, vips=tuple(evolve(vip, in_use=in_use) if vip in vips else vip for vip in port.vips))
+            await self._change(port, after, "VIP")
+            self._log.info(
+                "{vips} on {interface}: {what}",
+                vips=", ".join(str(vip.ip) for vip in vips),
+                interface=port.name,
+                what="given back to a listener" if in_use else "taken away with its last listener",
+            )
+
+    # When the agent starts and ends
+
+    async def put_back(self) -> None:
+        """
+        Bring about what was plugged before, as after a reboot; what is there is not touched.
+
+        What does not work is logged and tried again.
+        """
+        try:
+            ports, problems = await self._blocking.run(self._records.load)
+        except OSError as error:
+            self._log.error("The records of interfaces cannot be read: {reason}", reason=_words(error))
+            return
+        for problem in problems:
+            self._log.error("{problem}: not put back; plug it again", problem=problem)
+        self._ports = {port.mac: port for port in ports}
+
+        async def job() -> None:
+            await self._make_way()
+            await self._see_to(list(self._ports))
+
+        if ports:
+            try:
+                await self._jobs.run(job)
+            except Exception:
+                self._log.failure("What was plugged cannot be put back")
+
+    async def release(self) -> None:
+        """The agent ends: jobs are finished, the network is left as it is."""
+        self._released = True
+        if self._retry is not None and self._retry.active():
+            self._retry.cancel()
+        await self._jobs.finished()
+        self._announcer.stop()
+
+    async def _make_way(self) -> None:
+        try:
+            sight = await self._blocking.run(self._kernel.look_around)
+            renames = [Rename(*squatter) for squatter in plan.squatters(self._ports.values(), sight)]
+            await self._blocking.run(self._kernel.carry_out, renames)
+        except (OSError, StepFailed) as error:
+            self._log.error("The names of plugged interfaces are taken: {reason}", reason=_words(error))
+
+    async def _see_to(self, macs: Iterable[str]) -> None:
+        """Have what was plugged be as it should, as far as that can be had."""
+        for mac in macs:
+            port = self._ports.get(mac)
+            if port is None:
+                continue
+            try:
+                sight = await self._blocking.run(self._kernel.look_around)
+                found = plan.find(mac, sight, plugged=True)
+                if found is None:
+                    raise Unsettled("there is no such interface")
+                lowest = FIRST_VIP_NAME if port.vips else FIRST_NETWORK_NAME
+                name = plan.name_for(found, port, lowest, self._ports.values(), sight)
+                await self._change(port, evolve(port, name=name), "VIP", tolerant=True)
+            except (OSError, Unsettled, PlugFailed) as error:
+                self._is_amiss(port, _words(error))
+            except Exception:
+                self._log.failure("{interface} cannot be put back", interface=port.name)
+            else:
+                self._is_well(port)
+        self._retry_later()
+
+    def _is_amiss(self, port: Port, reason: str) -> None:
+        if self._amiss.get(port.mac) != reason:
+            self._amiss[port.mac] = reason
+            self._log.error(
+                "{interface} ({mac}) is not as it was plugged, which is tried again: {reason}",
+                interface=port.name,
+                mac=port.mac,
+                reason=reason,
+            )
+
+    def _is_well(self, port: Port) -> None:
+        if self._amiss.pop(port.mac, None) is not None:
+            self._log.info("{interface} ({mac}) is as it was plugged", interface=port.name, mac=port.mac)
+
+    def _retry_later(self) -> None:
+        self._amiss = {mac: reason for mac, reason in self._amiss.items() if mac in self._ports}
+        if not self._amiss:
+            self._pause = FIRST_RETRY
+        elif not self._released and (self._retry is None or not self._retry.active()):
+            self._retry = self._reactor.callLater(self._pause, self._retry_now)
+            self._pause = min(2 * self._pause, LONGEST_RETRY)
+
+    def _retry_now(self) -> None:
+        async def job() -> None:
+            await self._see_to(list(self._amiss))
+
+        self._jobs.run(job).addErrback(lambda reason: self._log.failure("interfaces cannot be put back", reason))
+
+    # The jobs
+
+    def _run_job(self, what: What, work: Work[T]) -> Deferred[T]:
+        def late(_: object, timeout: float) -> Failure:
+            return Failure(PlugFailed(what, f"not done within {timeout:g} s; it is still being worked on"))
+
+        waiter = self._jobs.run(work)
+        return waiter.addTimeout(PATIENCE, self._reactor, late)
+
+    async def _find(self, what: What, mac: str) -> tuple[Found, Sight]:
+        """
+        Find a link that is there, or about to be.
+
+        @raise InterfaceNotFound: if none appears.
+        @raise PlugFailed: if the kernel does not tell.
+        """
+        deadline = self._reactor.seconds() + APPEARANCE
+        asked = False
+        while True:
+            try:
+                sight = await self._blocking.run(self._kernel.look_around)
+            except OSError as error:
+                raise PlugFailed(what, _words(error)) from error
+            found = plan.find(mac, sight, plugged=mac in self._ports)
+            if found is not None:
+                return found, sight
+            if not asked:
+                asked = True
+                await self._blocking.run(self._kernel.find_devices)
+            elif self._reactor.seconds() >= deadline:
+                self._log.warn("There is no interface to plug with the MAC address {mac}", mac=mac)
+                raise InterfaceNotFound(mac)
+            else:
+                await deferLater(self._reactor, _POLL)
+
+    async def _plug(self, what: What, found: Found, sight: Sight, lowest: int, change: Callable[[Port], Port]) -> str:
+        mac = found.link.mac
+        before = self._ports.get(mac)
+        name = plan.name_for(found, before, lowest, self._ports.values(), sight)
+        after = change(Port(name, mac) if before is None else evolve(before, name=name))
+        await self._change(before, after, what)
+        self._is_well(after)
+        self._log.info(
+            "Plugged {interface} ({mac}){vips}",
+            interface=name,
+            mac=mac,
+            vips="".join(f", {vip.ip}" for vip in after.vips),
+        )
+        return name
+
+    async def _change(self, before: Port | None, after: Port, what: What, *, tolerant: bool = False) -> None:
+        """
+        Have record and kernel follow: both, or neither.
+
+        @param tolerant: Do as much as can be done, and undo nothing.
+        @raise PlugFailed: with the system's words.
+        """
+        wanted = self._wanted(after)
+        had: frozenset[Address] = frozenset() if before is None else before.ours
+        # Whoever comes after an agent that was killed in between has to know all that may be there.
+        meanwhile = evolve(after, ours=had | wanted.addresses)
+        done: list[Change] = []
+        problems: list[str] = []
+        try:
+            await self._blocking.run(self._records.save, meanwhile, wanted)
+        except OSError as error:
+            words = f"the record of {after.name} cannot be written: {_words(error)}"
+            if not tolerant:
+                raise PlugFailed(what, words) from error
+            self._log.error("{reason}", reason=words)
+        try:
+            await self._settle(meanwhile, wanted, done, problems if tolerant else None)
+        except Exception as error:
+            if not tolerant:
+                await self._undo(done)
+                await self._record(after)
+            if not isinstance(error, OSError | StepFailed | Unsettled):
+                raise
+            raise PlugFailed(what, _words(error)) from error
+        final = evolve(after, ours=meanwhile.ours if problems else wanted.addresses)
+        self._ports = _with(self._ports, after.mac, final)
+        for port in {final.name: final, **({} if before is None else {before.name: before})}.values():
+            await self._record(port)
+        added = {change.what for change in done if isinstance(change, Add)}
+        self._announcer.announce((after.mac, each.ip) for each in wanted.addresses if not tolerant or each in added)
+        if problems:
+            raise PlugFailed(what, "\n".join(problems))
+
+    def _wanted(self, port: Port) -> Wanted:
+        return plan.wanted(port, keepalived_owns_vips=self._keepalived_owns_vips())
+
+    async def _record(self, named: Port) -> None:
+        """Have the file of this name be the record of what is plugged with it, if anything is."""
+        port = next((port for port in self._ports.values() if port.name == named.name), None)
+        try:
+            if port is None:
+                await self._blocking.run(self._records.remove, named.name)
+            else:
+                await self._blocking.run(self._records.save, port, self._wanted(port))
+        except OSError as error:
+            self._log.error("The record of {interface}: {reason}", interface=named.name, reason=_words(error))
+
+    async def _settle(self, port: Port, wanted: Wanted, done: list[Change], problems: list[str] | None) -> None:
+        """
+        Change the kernel until nothing differs.
+
+        @param done: Takes what was changed.
+        @param problems: Takes what did not work, and the rest goes on; without it, that is raised.
+        @raise Unsettled, StepFailed, OSError: with the system's words.
+        """
+        tuned = False
+        for _ in range(_PASSES):
+            sight = await self._blocking.run(self._kernel.look_around)
+            found = plan.find(port.mac, sight, plugged=True)
+            if found is None:
+                raise Unsettled(f"{port.name} ({port.mac}) is not there")
+            steps: Sequence[Step] = place(found, port.name)
+            if not steps and not tuned:
+                tuned = True
+                for problem in await self._blocking.run(self._kernel.apply_sysctls, wanted.sysctls):
+                    self._log.warn("{interface}: {problem}", interface=port.name, problem=problem)
+            if not steps:
+                steps = reconcile(found.link, port, wanted, sight.inside)
+            if not steps:
+                return
+            await self._carry_out(steps, done, problems)
+            if problems:
+                return
+        raise Unsettled("the kernel takes it, and yet it does not last: " + "; ".join(str(step) for step in steps))
+
+    async def _carry_out(self, steps: Sequence[Step], done: list[Change], problems: list[str] | None) -> None:
+        left = list(steps)
+        while left:
+            changes: list[Change] = []
+            for step in left:
+                if isinstance(step, AwaitUsable):
+                    break
+                changes.append(step)
+            try:
+                if changes:
+                    await self._blocking.run(self._kernel.carry_out, changes)
+                    done += changes
+                    del left[: len(changes)]
+                else:
+                    awaited = left.pop(0)
+                    assert isinstance(awaited, AwaitUsable)
+                    await self._await_usable(awaited)
+            except StepFailed as error:
+                done += changes[: error.done]
+                del left[: error.done + 1]
+                if problems is None:
+                    raise
+                problems.append(str(error))
+            except Unsettled as error:
+                if problems is None:
+                    raise
+                problems.append(str(error))
+
+    async def _await_usable(self, step: AwaitUsable) -> None:
+        """@raise Unsettled: if somebody else has the address, or it cannot be found out."""
+        deadline = self._reactor.seconds() + DETECTION
+        while True:
+            snapshot = await self._blocking.run(self._kernel.look)
+            states = [
+                found for found in snapshot.addresses if found.index == step.link.index and found.address.ip == step.ip
+            ]
+            if not states:
+                raise Unsettled(f"{step.ip} on {step.link.name} is gone")
+            if states[0].duplicate:
+                raise Unsettled(f"{step.ip} is a duplicate address: another station has it")
+            if states[0].usable:
+                return
+            if self._reactor.seconds() >= deadline:
+                raise Unsettled(
+                    f"whether another station has {step.ip} was not found out within {DETECTION:g} s: "
+                    f"has {step.link.name} a carrier?"
+                )
+            await deferLater(self._reactor, _POLL)
+
+    async def _undo(self, done: Sequence[Change]) -> None:
+        for change in reversed(done):
+            try:
+                await self._blocking.run(self._kernel.carry_out, [undoing(change)])
+            except StepFailed as error:
+                self._log.error("Undoing what failed: {reason}", reason=str(error))
+
+
+def _words(error: Exception) -> str:
+    """What the system says."""
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+
+
+def _with(ports: Mapping[str, Port], mac: str, port: Port) -> dict[str, Port]:
+    """Ports by MAC address, with one put in its place; two never have one name, which is their record's."""
+    changed = {known.mac: known for known in ports.values() if known.name != port.name}
+    return {**changed, mac: port}
+
+
+def _bound(port: Port, binds: Iterable[Bind]) -> list[Vip]:
+    """Which of an interface's VIPs these binds are on; a wildcard is on each."""
+    binds = list(binds)
+    return [vip for vip in port.vips if any(bind.overlaps(Bind(str(vip.ip), bind.port, port.name)) for bind in binds)]

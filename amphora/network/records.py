@@ -1,0 +1,154 @@
+"""
+What was plugged, on disk: one file for each interface, below C{agent_server_network_dir}.
+
+The keys are Octavia's (C{name}, C{if_type}, C{addresses}, C{routes}, C{rules}), so that who knows its files can read
+ours.  Read back are our own, C{mac_address} and C{vips}, and which addresses we gave (C{octavia_owned}): the rest
+follows from them.  There is no second file that says which MAC address has which name: it could only contradict these.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from amphora.files import remove_unfinished, replace_file, sync_directory
+from amphora.network.plan import Port, Vip, Wanted
+from amphora.network.state import MAIN_TABLE, RESERVED_TABLES, Address, Route, Rule, normalised_mac
+
+_MODE = 0o644
+
+
+@frozen
+class Records:
+    """All methods may wait for a disk."""
+
+    _directory: Path
+
+    def load(self) -> tuple[list[Port], list[str]]:
+        """
+        Read all records, in the order of their names.
+
+        @return: The records; and what cannot be read, and why.
+        @raise OSError: if the directory cannot be read.
+        """
+        if not self._directory.exists():
+            return [], []
+        remove_unfinished(self._directory)
+        ports: dict[str, Port] = {}
+        problems: list[str] = []
+        for path in sorted(path for path in self._directory.iterdir() if path.suffix == ".json"):
+            try:
+                port = _decode(json.loads(path.read_bytes()))
+                if path != self._path(port.name):
+                    raise ValueError(f"is the record of {port.name}")
+                if port.mac in ports:
+                    raise ValueError(f"has the MAC address of {ports[port.mac].name}")
+                ports[port.mac] = port
+            except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+                problems.append(f"{path}: {error!r}")
+        return list(ports.values()), problems
+
+    def save(self, port: Port, wanted: Wanted) -> None:
+        """
+        Write a record, unless it is there.
+
+        @raise OSError: as the system says; what was there before still is then.
+        """
+        path = self._path(port.name)
+        content = json.dumps(_encode(port, wanted), indent=2).encode() + b"\n"
+        if path.exists() and path.read_bytes() == content:
+            return
+        self._directory.mkdir(parents=True, exist_ok=True)
+        replace_file(path, content, _MODE)
+
+    def remove(self, name: str) -> None:
+        """Take a record away.  @raise OSError: as the system says."""
+        path = self._path(name)
+        if path.exists():
+            path.unlink()
+            sync_directory(self._directory)
+
+    def _path(self, name: str) -> Path:
+        return self._directory / f"{name}.json"
+
+
+def _encode(port: Port, wanted: Wanted) -> dict[str, Any]:
+    ours = [{"address": str(each.ip), "prefixlen": each.prefixlen, "octavia_owned": True} for each in port.ours]
+    others = [
+        {"address": str(vip.ip), "prefixlen": vip.ip.max_prefixlen, "octavia_owned": False}
+        for vip in port.vips
+        if vip.in_use and vip.address not in port.ours
+    ]
+    return {
+        "name": port.name,
+        "if_type": port.kind,
+        "mac_address": port.mac,
+        "vips": [
+            {
+                "ip_address": str(vip.ip),
+                "subnet_cidr": str(vip.subnet),
+                "gateway": str(vip.gateway),
+                "table": vip.table,
+                "in_use": vip.in_use,
+            }
+            for vip in port.vips
+        ],
+        "addresses": sorted(ours + others, key=str),
+        "routes": sorted((_encode_route(route) for route in wanted.routes), key=str),
+        "rules": sorted((_encode_rule(rule) for rule in wanted.rules), key=str),
+    }
+
+
+def _encode_route(route: Route) -> dict[str, Any]:
+    return {
+        "dst": str(route.destination),
+        **({} if route.gateway is None else {"gateway": str(route.gateway)}),
+        **({"scope": "link"} if route.gateway is None else {}),
+        **({} if route.source is None else {"prefsrc": str(route.source)}),
+        **({} if route.table == MAIN_TABLE else {"table": route.table}),
+    }
+
+
+def _encode_rule(rule: Rule) -> dict[str, Any]:
+    return {"src": str(rule.source), "src_len": rule.source.max_prefixlen, "table": rule.table}
+
+
+def _decode(known: Mapping[str, Any]) -> Port:
+    """@raise ValueError, TypeError, KeyError, AttributeError: for what is no record."""
+    mac = normalised_mac(known["mac_address"])
+    name = known["name"]
+    if mac is None or not isinstance(name, str) or not name or "/" in name:
+        raise ValueError("has no name or no MAC address")
+    return Port(
+        name=name,
+        mac=mac,
+        vips=tuple(_decode_vip(vip) for vip in known["vips"]),
+        ours=frozenset(
+            Address(ip_address(str(each["address"])), int(each["prefixlen"]))
+            for each in known["addresses"]
+            if each["octavia_owned"] is True
+        ),
+    )
+
+
+def _decode_vip(known: Mapping[str, Any]) -> Vip:
+    vip = Vip(
+        ip=ip_address(str(known["ip_address"])),
+        subnet=ip_network(str(known["subnet_cidr"])),
+        gateway=ip_address(str(known["gateway"])),
+        table=int(known["table"]),
+        in_use=known["in_use"] is True,
+    )
+    if (
+        vip.ip not in vip.subnet
+        or vip.ip.version != vip.gateway.version
+        or vip.table < 1
+        or vip.table in RESERVED_TABLES
+    ):
+        raise ValueError(f"contradicts itself: {vip}")
+    return vip

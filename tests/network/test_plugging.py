@@ -1,0 +1,888 @@
+"""Tests for L{amphora.network.plugging}, on a kernel that refuses what the real one refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import ip_address
+from typing import Any
+
+from attrs import evolve
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+
+from amphora.blocking import AtOnce
+from amphora.network.announcer import ADVERTISEMENTS, PAUSE
+from amphora.network.bind import Bind
+from amphora.network.errors import (
+    AddressNotFound,
+    BadAddress,
+    InterfaceNotFound,
+    NetworkUnreadable,
+    PlugFailed,
+)
+from amphora.network.plan import Port, Sight, Wanted
+from amphora.network.plugging import (
+    APPEARANCE,
+    DETECTION,
+    FIRST_RETRY,
+    LONGEST_RETRY,
+    PATIENCE,
+    Network,
+)
+from amphora.network.records import Records
+from amphora.network.requests import VipRequest, read_vip_request
+from amphora.network.state import Address, FoundAddress, Snapshot
+from amphora.network.steps import Add, MoveIn
+from amphora.testing.fake_kernel import FakeKernel
+from amphora.testing.fakes import CallsLater
+from tests.integration.support import short_directory
+
+A, B, C = (f"02:00:00:00:00:0{letter}" for letter in "abc")
+VIP, SECOND, VIP6, ELSEWHERE = (
+    ip_address(text) for text in ("203.0.113.2", "203.0.113.3", "2001:db8::2", "198.51.100.2")
+)
+
+
+def request(ip: Any, mac: str, *, gateway: str = "") -> VipRequest:
+    subnet, usual = {
+        VIP: ("203.0.113.0/24", "203.0.113.1"),
+        SECOND: ("203.0.113.0/24", "203.0.113.1"),
+        VIP6: ("2001:db8::/64", "2001:db8::1"),
+        ELSEWHERE: ("198.51.100.0/24", "198.51.100.1"),
+    }[ip]
+    return read_vip_request(str(ip), {"subnet_cidr": subnet, "gateway": gateway or usual, "mac_address": mac})
+
+
+class NetworkTestCase(SynchronousTestCase):
+    """A network on a disk and a kernel of its own; time passes when the test says so."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.kernel = FakeKernel()
+        self.records = Records(short_directory(self) / "interfaces")
+        self.pair = False
+        self.binds: list[Bind] = []
+        self.network = self.new_network()
+
+    def new_network(self) -> Network:
+        """The next agent's, on the same disk and kernel."""
+        network = Network(self.clock, AtOnce(), self.kernel, self.records, lambda: self.pair, lambda: self.binds)
+        return network
+
+    def restart(self) -> None:
+        self.successResultOf(ensureDeferred(self.network.release()))
+        self.assertEqual([], self.clock.getDelayedCalls())
+        self.network = self.new_network()
+        putting_back = ensureDeferred(self.network.put_back())
+        self.kernel.end_detection()
+        self.clock.advance(0.1)
+        self.successResultOf(putting_back)
+
+    def reboot(self) -> None:
+        """All links are new, with other indexes, and are outside."""
+        links = [*self.kernel.inside.links, *self.kernel.outside.links]
+        self.kernel.inside, self.kernel.outside = type(self.kernel.inside)(), type(self.kernel.outside)()
+        for link in reversed(links):
+            self.kernel.new_link(link.mac)
+        self.restart()
+
+    def plugged(self, wish: VipRequest) -> str:
+        """Plug a VIP; nobody else has it."""
+        plugging = self.network.plug_vip(wish)
+        self.kernel.end_detection()
+        self.clock.advance(0.1)
+        return self.successResultOf(plugging)
+
+    def run_coroutine(self, coroutine: Any) -> Any:
+        return self.successResultOf(ensureDeferred(coroutine))
+
+    def world(self) -> tuple[Any, ...]:
+        """All that can be seen of a network but the order of things: both namespaces, and what is on disk."""
+        return (
+            *(
+                tuple(frozenset(things) for things in (there.links, there.addresses, there.routes, there.rules))
+                for there in (self.kernel.inside.snapshot(), self.kernel.outside.snapshot())
+            ),
+            self.records.load(),
+        )
+
+    def addresses(self) -> set[str]:
+        return {str(found.address) for found in self.kernel.inside.addresses}
+
+
+class InterfaceTests(NetworkTestCase):
+    def test_interface(self) -> None:
+        """The interface that has an address is told, however the address is spelt."""
+        self.kernel.new_link(A)
+        self.plugged(request(VIP6, A))
+        for text in ("2001:db8::2", "2001:0DB8:0:0::0002"):
+            self.assertEqual("eth1", self.run_coroutine(self.network.interface_of(text)))
+
+    def test_loopback(self) -> None:
+        """The loopback's address is an address."""
+        self.kernel.inside.addresses.append(FoundAddress(1, Address(ip_address("127.0.0.1"), 8)))
+        self.assertEqual("lo", self.run_coroutine(self.network.interface_of("127.0.0.1")))
+
+    def test_errors(self) -> None:
+        """What is no address, an address that nobody has, and a kernel that does not tell."""
+        for text in ("10.6.0.1.1", "fe80::1%eth0", ""):
+            self.failureResultOf(ensureDeferred(self.network.interface_of(text)), BadAddress)
+        self.failureResultOf(ensureDeferred(self.network.interface_of("10.5.0.1")), AddressNotFound)
+        self.kernel.unreadable = FileNotFoundError(2, "No such file or directory")
+        failure = self.failureResultOf(ensureDeferred(self.network.interface_of("10.5.0.1")), NetworkUnreadable)
+        self.assertEqual("No such file or directory", failure.value.reason)
+
+    def test_duplicate(self) -> None:
+        """An address that another station has is not ours."""
+        self.kernel.inside.addresses.append(FoundAddress(1, Address(VIP6, 64), True, True))
+        self.failureResultOf(ensureDeferred(self.network.interface_of(str(VIP6))), AddressNotFound)
+
+
+class PlugTests(NetworkTestCase):
+    def test_vip(self) -> None:
+        """A VIP's interface is eth1: moved, up, with all that belongs to it, and its neighbours are told."""
+        self.kernel.new_link(A, "ens7")
+        self.assertEqual("eth1", self.plugged(request(VIP, A)))
+        link = self.kernel.inside.link(A)
+        self.assertEqual(("eth1", True), (link.name, link.up))
+        self.assertEqual({"203.0.113.2/24"}, self.addresses())
+        self.assertEqual((3, 1), (len(self.kernel.inside.routes), len(self.kernel.inside.rules)))
+        self.assertEqual([("eth1", VIP)], self.kernel.advertised)
+        ports, _ = self.records.load()
+        self.assertEqual([("eth1", A, "vip")], [(port.name, port.mac, port.kind) for port in ports])
+
+    def test_advertised_again(self) -> None:
+        """Neighbours are told several times, with pauses, and then no more."""
+        self.kernel.new_link(A)
+        self.plugged(request(VIP, A))
+        self.clock.pump([PAUSE] * 2 * ADVERTISEMENTS)
+        self.assertEqual([("eth1", VIP)] * ADVERTISEMENTS, self.kernel.advertised)
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_advertising_fails(self) -> None:
+        """Neighbours that cannot be told are a warning, and hinder nothing."""
+        self.kernel.new_link(A)
+        self.kernel.problems = ["203.0.113.2 on eth1: Network is down"]
+        with capturedLogs() as events:
+            self.assertEqual("eth1", self.plugged(request(VIP, A)))
+        told = [event for event in events if "problem" in event and event["log_level"] is LogLevel.warn]
+        self.assertIn("Network is down", told[-1]["problem"])
+
+    def test_network(self) -> None:
+        """A network's interface is eth2 or above, up, with what lets it have addresses of IPv6."""
+        self.kernel.new_link(A)
+        self.kernel.new_link(B)
+        self.assertEqual("eth2", self.successResultOf(self.network.plug_network(A)))
+        self.assertEqual("eth3", self.successResultOf(self.network.plug_network(B)))
+        self.assertEqual("2", self.kernel.sysctls["net/ipv6/conf/eth3/accept_ra"])
+        self.assertTrue(self.kernel.inside.link(B).up)
+
+    def test_several_vips(self) -> None:
+        """More VIPs of one interface, of both IP versions, are added to it."""
+        self.kernel.new_link(A)
+        for ip in (VIP, VIP6, SECOND):
+            self.assertEqual("eth1", self.plugged(request(ip, A)))
+        self.assertEqual({"203.0.113.2/24", "203.0.113.3/24", "2001:db8::2/64"}, self.addresses())
+
+    def test_repeat(self) -> None:
+        """A repeat changes nothing and answers the same; neighbours are told again."""
+        self.kernel.new_link(A)
+        for ip in (VIP, VIP6):
+            self.plugged(request(ip, A))
+        before, made = self.world(), list(self.kernel.made)
+        self.kernel.advertised.clear()
+        for ip in (VIP, VIP6):
+            self.assertEqual("eth1", self.successResultOf(self.network.plug_vip(request(ip, A))))
+        self.assertEqual("eth1", self.successResultOf(self.network.plug_network(A)))
+        self.assertEqual((before, made), (self.world(), self.kernel.made))
+        self.assertIn(("eth1", VIP6), self.kernel.advertised)
+
+    def test_repeat_completes(self) -> None:
+        """A repeat completes what is missing."""
+        self.kernel.new_link(A)
+        self.plugged(request(VIP, A))
+        before = self.world()
+        self.kernel.inside.addresses.clear()
+        self.kernel.inside.routes.pop()
+        self.kernel.inside.rules.clear()
+        self.kernel.inside.links = [evolve(self.kernel.inside.link(A), up=False)]
+        self.records.remove("eth1")
+        self.assertEqual("eth1", self.plugged(request(VIP, A)))
+        self.assertEqual(before, self.world())
+
+    def test_changed(self) -> None:
+        """A repeat with another gateway or prefix puts that in the place of the old."""
+        self.kernel.new_link(A)
+        self.plugged(request(VIP, A))
+        self.plugged(request(VIP, A, gateway="203.0.113.9"))
+        self.assertEqual(
+            {"203.0.113.9"}, {str(route.gateway) for _, route in self.kernel.inside.routes if route.gateway}
+        )
+        body = {"subnet_cidr": "203.0.113.0/25", "gateway": "203.0.113.9", "mac_address": A}
+        self.plugged(read_vip_request(str(VIP), body))
+        self.assertEqual({"203.0.113.2/25"}, self.addresses())
+
+    def test_network_becomes_vip(self) -> None:
+        """A network's interface that gets a VIP keeps its name."""
+        self.kernel.new_link(A)
+        self.successResultOf(self.network.plug_network(A))
+        self.assertEqual("eth2", self.plugged(request(VIP, A)))
+
+    def test_two_vip_interfaces(self) -> None:
+        """A second interface with a VIP has a table and a name of its own, and touches nothing of the first (A8)."""
+        self.kernel.new_link(A)
+        self.kernel.new_link(B)
+        self.plugged(request(VIP, A))
+        before = self.kernel.look()
+        self.assertEqual("eth2", self.plugged(request(ELSEWHERE, B)))
+        after = self.kernel.look()
+        self.assertEqual(before.routes, after.routes[: len(before.routes)])
+        self.assertEqual([*before.rules, 2], [*after.rules[:1], after.rules[1].table])
+
+    def test_vip_elsewhere(self) -> None:
+        """A VIP that another interface has, which is there, is refused: its traffic would go to the wrong one."""
+        self.kernel.new_link(A)
+        self.kernel.new_link(B)
+        self.plugged(request(VIP, A))
+        before = self.world()
+        failure = self.failureResultOf(self.network.plug_vip(request(VIP, B)), PlugFailed)
+        self.assertEqual(f"203.0.113.2 is plugged on eth1 ({A})", failure.value.details)
+        self.assertEqual(before, self.world())
+
+    def test_vip_of_one_that_is_gone(self) -> None:
+        """A VIP whose interface is gone goes to the new one, with its name and table."""
+        self.kernel.new_link(A)
+        self.plugged(request(VIP, A))
+        self.plugged(request(VIP6, A))
+        self.kernel.inside.take_out(self.kernel.inside.link(A))
+        self.kernel.inside.rules.clear()
+        self.kernel.new_link(B)
+        self.assertEqual("eth2", self.plugged(request(VIP, B)))
+        self.assertEqual("eth2", self.plugged(request(VIP6, B)))
+        ports, _ = self.records.load()
+        self.assertEqual([("eth2", B)], [(port.name, port.mac) for port in ports])
+        self.assertEqual({1}, {vip.table for vip in ports[0].vips if vip.ip == VIP6} | {1})
+
+    def test_vip_of_one_that_is_gone_fails(self) -> None:
+        """Where that fails, the one that is gone is still remembered."""
+        self.kernel.new_link(A)
+        self.plugged(request(VIP, A))
+        self.kernel.inside.take_out(self.kernel.inside.link(A))
+        self.kernel.inside.rules.clear()
+        self.kernel.new_link(B)
+        before = self.world()
+        self.kernel.refused = {"adding rule": "Cannot allocate memory"}
+        self.failureResultOf(self.network.plug_vip(request(VIP, B)), PlugFailed)
+        self.assertEqual(before, self.world())
+
+    def test_plug_and_delete(self) -> None:
+        """Plugged, plugged, the first deleted, another plugged: no name is given twice (A10)."""
+        names = []
+        for mac in (A, B):
+            self.kernel.new_link(mac)
+            names.append(self.successResultOf(self.network.plug_network(mac)))
+        self.kernel.inside.take_out(self.kernel.inside.link(A))
+        self.kernel.new_link(C)
+        names.append(self.successResultOf(self.network.plug_network(C)))
+        self.assertEqual(["eth2", "eth3", "eth2"], names)
+        ports, problems = self.records.load()
+        self.assertEqual(([("eth2", C), ("eth3", B)], []), ([(port.name, port.mac) for port in ports], problems))
+
+    def test_one_namespace(self) -> None:
+        """Where the agent's namespace is the amphora's nothing is moved, and the management port is left alone."""
+        self.kernel.apart = False
+        self.kernel.new_link(A, "ens7")
+        self.kernel.new_link(B, "eth0", up=True)
+        self.kernel.inside.addresses.append(FoundAddress(3, Address(ip_address("192.0.2.10"), 24)))
+        self.assertEqual("eth1", self.plugged(request(VIP, A)))
+        self.assertFalse(any(isinstance(change, MoveIn) for change in self.kernel.made))
+        refused = self.network.plug_network(B)
+        self.clock.pump([0.1] * 12)
+        self.failureResultOf(refused, InterfaceNotFound)
+
+
+class AppearanceTests(NetworkTestCase):
+    def test_none(self) -> None:
+        """A device that does not appear is an error after a moment; the machine was asked to look for it (E5)."""
+        plugging = self.network.plug_network(A)
+        self.assertNoResult(plugging)
+        self.clock.pump([APPEARANCE / 5] * 6)
+        self.assertEqual(A, self.failureResultOf(plugging, InterfaceNotFound).value.mac)
+        self.assertEqual(1, self.kernel.searches)
+        self.assertEqual(([], []), self.records.load())
+
+    def test_late(self) -> None:
+        """One that appears meanwhile is plugged."""
+        plugging = self.network.plug_network(A)
+        self.clock.advance(0.1)
+        self.kernel.new_link(A)
+        self.clock.advance(0.1)
+        self.assertEqual("eth2", self.successResultOf(plugging))
+
+    def test_management(self) -> None:
+        """The management port is never taken."""
+        link = self.kernel.new_link(A, "eth0", up=True)
+        self.kernel.outside.addresses.append(FoundAddress(link.index, Address(ip_address("192.0.2.10"), 24)))
+        plugging = self.network.plug_network(A)
+        self.clock.pump([0.1] * 12)
+        self.failureResultOf(plugging, InterfaceNotFound)
+        self.assertEqual([], self.kernel.made)
+
+    def test_kernel_does_not_tell(self) -> None:
+        """A kernel that does not tell is an error with the system's words."""
+        self.kernel.unreadable = PermissionError(1, "Operation not permitted")
+        failure = self.failureResultOf(self.network.plug_network(A), PlugFailed)
+        self.assertEqual(("Port", "Operation not permitted"), (failure.value.what, failure.value.details))
+
+
+class FailureTests(NetworkTestCase):
+    def assert_undone(self, part: str, wish: VipRequest) -> None:
+        """A plug in which one change is refused leaves all as it was, and says why."""
+        before = self.world()
+        self.kernel.refused = {part: "the kernel's words"}
+        plugging = self.network.plug_vip(wish)
+        self.kernel.end_detection()
+        self.clock.advance(0.1)
+        failure = self.failureResultOf(plugging, PlugFailed)
+        self.assertEqual("VIP", failure.value.what)
+        self.assertIn(part, failure.value.details)
+        self.assertTrue(failure.value.details.endswith(": the kernel's words"), failure.value.details)
+        self.kernel.refused = {}
+        self.assertEqual(before, self.world())
+
+    def test_first_plug(self) -> None:
+        """Whichever step of a first plug fails, the link is where it was, as it was, and nothing is on disk."""
+        self.kernel.new_link(A, "ens7")
+        for ip in (VIP, VIP6):
+            for part in (
+                "moving",
+                "bringing eth1 up",
+                f"adding {ip}",
+                f"default via {request(ip, A).gateway} to eth1",
+                "of table 1",
+                "rule",
+            ):
+                self.assert_undone(part, request(ip, A))
+        self.assertEqual("eth1", self.plugged(request(VIP, A)))
+
+    def test_later_plug(self) -> None:
+        """Whichever step of a later plug fails, what was plugged before goes on as it was."""
+        self.kernel.new_link(A)
+        self.plugged(request(VIP, A))
+        for part in ("adding 198.51.100.2", "route default via 198.51.100.1", "table 2", "rule"):
+            self.assert_undone(part, request(ELSEWHERE, A))
+
+    def test_changed(self) -> None:
+        """What was taken away for something else is given back when that fails."""
+        self.kernel.new_link(A)
+        self.plugged(request(VIP, A))
+        self.assert_undone("adding route default via 203.0.113.9", request(VIP, A, gateway="203.0.113.9"))
+
+    def test_unreachable_gateway(self) -> None:
+        """A gateway that cannot be reached is told in the kernel's words."""
+        self.kernel.new_link(A)
+        before = self.world()
+        failure = self.failureResultOf(self.network.plug_vip(request(VIP, A, gateway="198.51.100.1")), PlugFailed)
+        self.assertEqual(
+            "adding route default via 198.51.100.1 to eth1: Nexthop has invalid gateway", failure.value.details
+        )
+        self.assertEqual(before, self.world())
+
+    def test_undoing_fails(self) -> None:
+        """What cannot be undone is told in the log, and the rest is undone all the same."""
+        self.kernel.new_link(A)
+        self.kernel.refused = {"rule": "no", "removing route": "nor this"}
+        with capturedLogs() as events:
+            self.failureResultOf(self.network.plug_vip(request(VIP, A)), PlugFailed)
+        self.assertEqual(3, sum("nor this" in event.get("reason", "") for event in events))
+        self.assertEqual([A], [link.mac for link in self.kernel.outside.links])
+
+    def test_full_disk(self) -> None:
+        """Where the record cannot be written nothing is changed."""
+        self.kernel.new_link(A)
+        before = self.world()
+        self.records = FullRecords(self.records._directory)
+        self.network = self.new_network()
+        failure = self.failureResultOf(self.network.plug_network(A), PlugFailed)
+        self.assertEqual("Port", failure.value.what)
+        self.assertEqual("the record of eth2 cannot be written: No space left on device", failure.value.details)
+        self.assertEqual((before, []), (self.world(), self.kernel.made))
+
+    def test_link_goes_meanwhile(self) -> None:
+        """A link that goes while it is plugged is told, not waited for."""
+        self.kernel.new_link(A)
+        plugging = self.network.plug_vip(request(VIP6, A))
+        self.kernel.inside.take_out(self.kernel.inside.link(A))
+        self.clock.advance(0.1)
+        failure = self.failureResultOf(plugging, PlugFailed)
+        self.assertEqual("2001:db8::2 on eth1 is gone", failure.value.details)
+        self.assertEqual(([], []), self.records.load())
+        self.flushLoggedErrors()
+
+    def test_it_does_not_last(self) -> None:
+        """What somebody else takes away at once is told after some attempts."""
+
+        class Stubborn(FakeKernel):
+            def look(self) -> Snapshot:
+                return evolve(super().look(), rules=())
+
+        self.kernel = Stubborn()
+        self.kernel.new_link(A)
+        self.network = self.new_network()
+        self.patch(self.kernel.inside, "rules", Forgetful())
+        failure = self.failureResultOf(self.network.plug_vip(request(VIP, A)), PlugFailed)
+        self.assertIn("does not last: adding rule from 203.0.113.2 to table 1 to eth1", failure.value.details)
+
+
+class FullRecords(Records):
+    """Records on a disk that takes no more."""
+
+    def save(self, port: Port, wanted: Wanted) -> None:
+        raise OSError(28, "No space left on device")
+
+
+class Forgetful(list[Any]):
+    """A list that keeps nothing and misses nothing."""
+
+    def append(self, item: Any) -> None: ...
+
+    def remove(self, item: Any) -> None: ...
+
+
+class DetectionTests(NetworkTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.kernel.new_link(A)
+        self.before = self.world()
+        self.plugging = self.network.plug_vip(request(VIP6, A))
+
+    def test_waits(self) -> None:
+        """A plug of IPv6 is done once nobody else was found to have the address, and is advertised then."""
+        self.clock.pump([0.1] * 5)
+        self.assertNoResult(self.plugging)
+        self.assertEqual([], self.kernel.advertised)
+        self.kernel.end_detection()
+        self.clock.advance(0.1)
+        self.assertEqual("eth1", self.successResultOf(self.plugging))
+        self.assertEqual([("eth1", VIP6)], self.kernel.advertised)
+
+    def test_duplicate(self) -> None:
+        """An address that another station has is an error at once, and undone (A14)."""
+        self.kernel.end_detection(duplicates=True)
+        self.clock.advance(0.1)
+        failure = self.failureResultOf(self.plugging, PlugFailed)
+        self.assertEqual("2001:db8::2 is a duplicate address: another station has it", failure.value.details)
+        self.assertEqual(self.before, self.world())
+
+    def test_never_ends(self) -> None:
+        """Without a carrier it never ends; that is an error after a while, which says what to look at."""
+        self.clock.pump([DETECTION / 10] * 11)
+        failure = self.failureResultOf(self.plugging, PlugFailed)
+        self.assertIn("has eth1 a carrier?", failure.value.details)
+        self.assertEqual(self.before, self.world())
+
+    def test_gone_client(self) -> None:
+        """A client that goes away cancels nothing."""
+        self.plugging.addErrback(lambda _: None)
+        self.plugging.cancel()
+        self.kernel.end_detection()
+        self.clock.advance(0.1)
+        self.assertEqual({"2001:db8::2/64"}, self.addresses())
+
+
+class QueueTests(NetworkTestCase):
+    def test_one_at_a_time(self) -> None:
+        """What is asked for meanwhile waits; twenty plugs of one device end alike (A11)."""
+        self.kernel.new_link(A)
+        first = self.network.plug_vip(request(VIP6, A))
+        others = [self.network.plug_vip(request(VIP6, A)) for _ in range(19)]
+        self.assertNoResult(first)
+        self.kernel.end_detection()
+        self.clock.advance(0.1)
+        self.assertEqual(["eth1"] * 20, [self.successResultOf(each) for each in (first, *others)])
+        self.assertEqual(
+            1, sum(isinstance(change, Add) and change.what == Address(VIP6, 64) for change in self.kernel.made)
+        )
+
+    def test_patience(self) -> None:
+        """Nobody waits for ever, whatever the kernel does; what was begun goes on."""
+        calls = CallsLater()
+        network = Network(self.clock, calls, self.kernel, self.records, lambda: False, lambda: [])
+        self.kernel.new_link(A)
+        plugging = network.plug_network(A)
+        self.clock.advance(PATIENCE)
+        failure = self.failureResultOf(plugging, PlugFailed)
+        self.assertIn(f"not done within {PATIENCE:g} s", failure.value.details)
+        calls.make_all()
+        self.assertTrue(self.kernel.inside.link(A).up)
+
+
+class PutBackTests(NetworkTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        for mac in (A, B):
+            self.kernel.new_link(mac)
+        for ip in (VIP, SECOND, VIP6):
+            self.plugged(request(ip, A))
+        self.successResultOf(self.network.plug_network(B))
+
+    def shape(self) -> tuple[Any, ...]:
+        """What there is, by the interfaces' names."""
+        there = self.kernel.look()
+        names = {link.index: link.name for link in there.links}
+        return (
+            {(link.name, link.mac, link.up) for link in there.links},
+            {(names[found.index], found.address) for found in there.addresses},
+            {(names[index], route) for index, route in there.routes},
+            set(there.rules),
+            self.records.load(),
+        )
+
+    def test_nothing_plugged(self) -> None:
+        """Where nothing was plugged the kernel is not even asked."""
+        self.records = Records(short_directory(self))
+        self.kernel.unreadable = OSError(5, "Input/output error")
+        with capturedLogs() as events:
+            self.restart()
+        self.assertEqual([], [event for event in events if event["log_level"] is not LogLevel.info])
+
+    def test_restart(self) -> None:
+        """What an agent finds as it should be it does not touch, nor tells anybody of it."""
+        before = self.world()
+        self.kernel.made.clear()
+        self.restart()
+        self.clock.pump([PAUSE] * 5)
+        self.kernel.advertised.clear()
+        self.restart()
+        self.assertEqual(([], []), (self.kernel.made, self.kernel.advertised))
+        self.assertEqual(before, self.world())
+
+    def test_reboot(self) -> None:
+        """After a reboot all is as it was (A6), and neighbours are told."""
+        before = self.shape()
+        self.kernel.advertised.clear()
+        self.reboot()
+        self.assertEqual(before, self.shape())
+        self.assertEqual({("eth1", ip) for ip in (VIP, SECOND, VIP6)}, set(self.kernel.advertised))
+
+    def test_grabbed(self) -> None:
+        """What was plugged is taken also if somebody brought it up and gave it an address meanwhile (E10)."""
+        before = self.shape()
+        link = self.kernel.inside.take_out(self.kernel.inside.link(A))
+        self.kernel.outside.links.append(evolve(link, name="ens7", up=True))
+        self.kernel.outside.addresses.append(FoundAddress(link.index, Address(ip_address("192.0.2.9"), 24)))
+        self.restart()
+        self.assertEqual(before, self.shape())
+
+    def test_missing(self) -> None:
+        """What is not there is told once, hinders nothing else, and is put back when it appears."""
+        before = self.shape()
+        self.kernel.inside.take_out(self.kernel.inside.link(A))
+        self.kernel.inside.rules.clear()
+        with capturedLogs() as events:
+            self.restart()
+            self.clock.pump([FIRST_RETRY, *[LONGEST_RETRY] * 5])
+        told = [event for event in events if event["log_level"] is LogLevel.error]
+        self.assertEqual([("eth1", A)], [(event["interface"], event["mac"]) for event in told])
+        self.kernel.new_link(A)
+        self.clock.advance(LONGEST_RETRY)
+        self.kernel.end_detection()
+        self.clock.advance(0.1)
+        self.assertEqual(before, self.shape())
+
+    def test_failing(self) -> None:
+        """As much as can be had is put back: a duplicate of IPv6 does not hinder IPv4."""
+        before = self.shape()
+        self.kernel.inside.take_out(self.kernel.inside.link(A))
+        self.kernel.inside.rules.clear()
+        self.kernel.new_link(A)
+        self.successResultOf(ensureDeferred(self.network.release()))
+        self.network = self.new_network()
+        with capturedLogs() as events:
+            putting_back = ensureDeferred(self.network.put_back())
+            self.kernel.end_detection(duplicates=True)
+            self.clock.advance(0.1)
+            self.successResultOf(putting_back)
+        (told,) = [event for event in events if event["log_level"] is LogLevel.error]
+        self.assertIn("duplicate address", told["reason"])
+        self.assertLessEqual({"203.0.113.2/24", "203.0.113.3/24"}, self.addresses())
+        self.assertEqual({VIP, SECOND}, {rule.source for rule in self.kernel.inside.rules if rule.source.version == 4})
+        # The other station leaves.
+        self.clock.advance(FIRST_RETRY)
+        self.kernel.end_detection()
+        self.clock.advance(0.1)
+        self.assertEqual(before, self.shape())
+
+    def test_damaged_record(self) -> None:
+        """A record that cannot be read is told, and the others are put back."""
+        path = self.records._directory / "eth2.json"
+        path.write_bytes(b"{")
+        with capturedLogs() as events:
+            self.reboot()
+        self.assertIn(str(path), next(event["problem"] for event in events if "problem" in event))
+        self.assertEqual(["eth1"], [link.name for link in self.kernel.inside.links])
+        # Plugged again, it has its place.
+        self.assertEqual("eth2", self.successResultOf(self.network.plug_network(B)))
+        self.assertEqual([], self.records.load()[1])
+
+    def test_unreadable_records(self) -> None:
+        """Records that cannot be read do not stop an agent."""
+        self.records = Records(self.records._directory / "eth1.json")
+        with capturedLogs() as events:
+            self.restart()
+        self.assertEqual(1, sum(event["log_level"] is LogLevel.error for event in events))
+
+    def test_unreadable_kernel(self) -> None:
+        """Nor does a kernel that does not tell; it is asked again."""
+        self.kernel.unreadable = OSError(5, "Input/output error")
+        self.restart()
+        self.kernel.unreadable = None
+        self.kernel.inside.rules.clear()
+        self.clock.advance(FIRST_RETRY)
+        self.assertEqual(3, len(self.kernel.inside.rules))
+
+    def test_full_disk(self) -> None:
+        """With a full disk what was plugged is put back all the same, also with another name."""
+        self.kernel.inside.take_out(self.kernel.inside.link(B))
+        self.kernel.new_link(C, "eth2", inside=True, up=True)
+        self.kernel.new_link(B)
+        self.records = FullRecords(self.records._directory)
+        self.restart()
+        link = self.kernel.inside.link(B)
+        self.assertEqual(("eth3", True), (link.name, link.up))
+
+    def test_swapped_names(self) -> None:
+        """In one namespace, devices that a reboot gave each other's names get their own back."""
+        self.clock, self.kernel = Clock(), FakeKernel(apart=False)
+        self.records = Records(short_directory(self))
+        self.network = self.new_network()
+        for mac in (A, B):
+            self.kernel.new_link(mac)
+        self.plugged(request(VIP, A))
+        self.plugged(request(ELSEWHERE, B))
+        before = self.shape()
+        self.kernel.inside = type(self.kernel.inside)()
+        self.kernel.new_link(A, "eth2")
+        self.kernel.new_link(B, "eth1")
+        self.restart()
+        self.assertEqual(before, self.shape())
+
+    def test_killed_in_a_plug(self) -> None:
+        """What an agent that was killed had begun is finished by the next one."""
+        self.kernel.new_link(C)
+        self.network.plug_vip(request(VIP6, A, gateway="2001:db8::9"))
+        self.network.plug_vip(request(ELSEWHERE, A))
+        # It is killed while it waits.
+        self.clock = Clock()
+        self.network = self.new_network()
+        self.restart()
+        gateways = {str(route.gateway) for _, route in self.kernel.inside.routes if route.destination.version == 6}
+        self.assertIn("2001:db8::9", gateways)
+        self.assertNotIn("2001:db8::1", gateways)
+
+    def test_unforeseen(self) -> None:
+        """A fault of the program is logged with its traceback and does not stop an agent."""
+
+        class Broken(FakeKernel):
+            def look_around(self) -> Sight:
+                raise ZeroDivisionError
+
+            def carry_out(self, changes: Sequence[Any]) -> None:
+                if any(change.link.mac == A for change in changes):
+                    raise ZeroDivisionError
+                super().carry_out(changes)
+
+        before = self.shape()
+        broken = Broken()
+        self.kernel = broken
+        self.restart()
+        self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
+        self.patch(Broken, "look_around", FakeKernel.look_around)
+        for mac in (A, B):
+            broken.new_link(mac)
+        self.restart()
+        self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
+        self.assertEqual({("eth2", B, True)}, self.shape()[0])
+        self.assertEqual(before[-1], self.shape()[-1])
+
+
+class TopologyTests(NetworkTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.kernel.new_link(A)
+
+    def change(self, pair: bool) -> None:
+        self.pair = pair
+        changing = self.network.topology_changed()
+        self.kernel.end_detection()
+        self.clock.advance(0.1)
+        self.successResultOf(changing)
+
+    def test_plugged_in_a_pair(self) -> None:
+        """In a pair the link is brought up, and keepalived owns the address."""
+        self.pair = True
+        self.assertEqual("eth1", self.plugged(request(VIP, A)))
+        self.assertTrue(self.kernel.inside.link(A).up)
+        self.assertEqual((set(), [], []), (self.addresses(), self.kernel.inside.rules, self.kernel.advertised))
+        self.assertEqual("1", self.kernel.sysctls["net/ipv4/ip_nonlocal_bind"])
+
+    def test_there_and_back(self) -> None:
+        """What we gave is taken when keepalived takes over, and given again, and told, when it does so no more."""
+        for ip in (VIP, VIP6):
+            self.plugged(request(ip, A))
+        before = self.world()
+        self.clock.pump([PAUSE] * 3)
+        self.kernel.advertised.clear()
+        self.change(True)
+        self.assertEqual((set(), []), (self.addresses(), self.kernel.inside.rules))
+        self.assertEqual({254}, {route.table for _, route in self.kernel.inside.routes})
+        self.assertEqual([], self.kernel.advertised)
+        self.change(False)
+        self.assertEqual(before, self.world())
+        self.assertEqual({("eth1", VIP), ("eth1", VIP6)}, set(self.kernel.advertised))
+
+    def test_keepalived_has_it(self) -> None:
+        """What keepalived gave is not touched: not by a repeat, not by a restart, not by a reload (A9)."""
+        self.pair = True
+        self.plugged(request(VIP, A))
+        link = self.kernel.inside.link(A)
+        for address in (Address(VIP, 32), Address(VIP, 24)):
+            self.kernel.inside.addresses = [FoundAddress(link.index, address)]
+            before = self.world()
+            self.kernel.made.clear()
+            self.plugged(request(VIP, A))
+            self.restart()
+            self.network.bound([Bind(str(VIP), 80)])
+            self.run_coroutine(self.network.give_up([Bind(str(VIP), 80)]))
+            self.change(True)
+            self.assertEqual((before, []), (self.world(), self.kernel.made))
+        self.assertEqual([], self.kernel.advertised)
+
+    def test_it_does_not_work(self) -> None:
+        """A handover that fails is told and tried again."""
+        self.plugged(request(VIP, A))
+        self.kernel.refused = {"removing 203.0.113.2": "no"}
+        with capturedLogs() as events:
+            self.change(True)
+        self.assertIn("no", next(event["reason"] for event in events if event["log_level"] is LogLevel.error))
+        self.assertEqual({"203.0.113.2/24"}, self.addresses())
+        self.kernel.refused = {}
+        self.clock.advance(FIRST_RETRY)
+        self.assertEqual(set(), self.addresses())
+
+
+class ListenerTests(NetworkTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.kernel.new_link(A)
+        self.plugged(request(VIP, A))
+        self.plugged(request(SECOND, A))
+        self.complete = self.world()
+
+    def give_up(self, *hosts: str) -> None:
+        """A listener that was bound to these is deleted."""
+        self.run_coroutine(self.network.give_up([Bind(host, 80) for host in hosts]))
+
+    def test_last_listener(self) -> None:
+        """A VIP goes with its last listener, with its rule, and comes back for the next, before that binds."""
+        self.give_up(str(VIP))
+        self.assertEqual({"203.0.113.3/24"}, self.addresses())
+        self.assertEqual([SECOND], [rule.source for rule in self.kernel.inside.rules])
+        self.run_coroutine(self.network.provide([Bind(str(VIP), 8080)]))
+        self.assertEqual(self.complete, self.world())
+
+    def test_others_left(self) -> None:
+        """A VIP that another listener is bound to stays, whatever its port; a wildcard is bound to all."""
+        for still in (Bind(str(VIP), 443), Bind("0.0.0.0", 81), Bind("::", 82)):
+            self.binds = [still]
+            self.give_up(str(VIP))
+            self.assertEqual(self.complete, self.world(), still)
+        self.binds = [Bind(str(SECOND), 80), Bind("::1", 80), Bind("::", 80, v6only=True)]
+        self.give_up(str(VIP))
+        self.assertEqual({"203.0.113.3/24"}, self.addresses())
+
+    def test_not_its_own(self) -> None:
+        """A VIP that the listener was not bound to stays, also if no other is."""
+        self.give_up("127.0.0.1", "203.0.113.9")
+        self.run_coroutine(self.network.give_up([Bind("0.0.0.0", 80, interface="eth7")]))
+        self.assertEqual(self.complete, self.world())
+
+    def test_wildcard(self) -> None:
+        """A listener on all addresses was bound to each VIP, and one on all asks for each."""
+        self.give_up("0.0.0.0")
+        self.assertEqual(set(), self.addresses())
+        self.run_coroutine(self.network.provide([Bind("*", 80)]))
+        self.assertEqual(set(), self.addresses())
+        self.run_coroutine(self.network.provide([Bind("0.0.0.0", 80)]))
+        self.assertEqual(self.complete, self.world())
+
+    def test_remembered(self) -> None:
+        """What was taken away stays away over a restart, and comes back when plugged again."""
+        self.give_up(str(VIP))
+        self.restart()
+        self.assertEqual({"203.0.113.3/24"}, self.addresses())
+        self.plugged(request(VIP, A))
+        self.assertEqual(self.complete, self.world())
+
+    def test_cannot_be_given_back(self) -> None:
+        """A VIP that cannot be given back is an error with the kernel's words: its listener cannot start."""
+        self.give_up(str(VIP))
+        self.kernel.refused = {"adding 203.0.113.2": "Cannot allocate memory"}
+        failure = self.failureResultOf(ensureDeferred(self.network.provide([Bind(str(VIP), 80)])), PlugFailed)
+        self.assertEqual("adding 203.0.113.2/24 to eth1: Cannot allocate memory", str(failure.value))
+
+    def test_cannot_be_taken(self) -> None:
+        """One that cannot be taken away is told in the log; the listener is deleted all the same."""
+        self.kernel.refused = {"removing": "no"}
+        with capturedLogs() as events:
+            self.give_up(str(VIP))
+        self.assertIn("no", events[-1]["reason"])
+        self.assertEqual(self.complete, self.world())
+
+    def test_nothing_to_do(self) -> None:
+        """Binds that have nothing to do with VIPs, and VIPs that are there, cost no call."""
+        self.kernel.unreadable = OSError(5, "Input/output error")
+        self.run_coroutine(self.network.provide([Bind(str(VIP), 80), Bind("127.0.0.1", 80)]))
+        self.give_up("127.0.0.1")
+        self.network.bound([Bind("127.0.0.1", 80)])
+
+    def test_bound(self) -> None:
+        """When haproxy listens, the neighbours of its VIPs are told again (A13)."""
+        self.clock.pump([PAUSE] * 3)
+        self.kernel.advertised.clear()
+        self.network.bound([Bind(str(VIP), 80), Bind(str(VIP), 443), Bind("127.0.0.1", 80)])
+        self.clock.pump([PAUSE] * 3)
+        self.assertEqual([("eth1", VIP)] * ADVERTISEMENTS, self.kernel.advertised)
+
+    def test_bound_to_what_is_not_there(self) -> None:
+        """What is not there is not told of."""
+        self.clock.pump([PAUSE] * 3)
+        self.kernel.advertised.clear()
+        self.kernel.inside.addresses.clear()
+        self.network.bound([Bind(str(VIP), 80)])
+        self.assertEqual([], self.kernel.advertised)
+
+
+class EndTests(NetworkTestCase):
+    def test_release(self) -> None:
+        """The end of an agent waits for the job at work, and leaves nothing scheduled."""
+        self.kernel.new_link(A)
+        plugging = self.network.plug_vip(request(VIP6, A))
+        ending: Deferred[None] = ensureDeferred(self.network.release())
+        self.assertNoResult(ending)
+        self.kernel.end_detection()
+        self.clock.advance(0.1)
+        self.successResultOf(ending)
+        self.assertEqual("eth1", self.successResultOf(plugging))
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_amiss(self) -> None:
+        """What is amiss is not tried again then."""
+        self.kernel.new_link(A)
+        self.plugged(request(VIP, A))
+        self.kernel.inside.take_out(self.kernel.inside.link(A))
+        self.restart()
+        self.successResultOf(ensureDeferred(self.network.release()))
+        self.assertEqual([], self.clock.getDelayedCalls())

@@ -1,0 +1,171 @@
+"""Tests for L{amphora.network.records}."""
+
+from __future__ import annotations
+
+import json
+import stat
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from amphora.network.plan import Port, Vip, wanted
+from amphora.network.records import Records
+from amphora.network.state import Address
+from amphora.testing.fakes import full_disk
+from tests.integration.support import short_directory
+
+VIP = Vip(ip_address("203.0.113.2"), ip_network("203.0.113.0/24"), ip_address("203.0.113.1"), 1)
+VIP6 = Vip(ip_address("2001:db8::2"), ip_network("2001:db8::/64"), ip_address("2001:db8::1"), 1, in_use=False)
+PORT = Port("eth1", "02:00:00:00:00:0a", (VIP, VIP6), frozenset([VIP.address]))
+NETWORK = Port("eth2", "02:00:00:00:00:0b")
+
+
+class RecordsTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.directory = short_directory(self) / "deep" / "interfaces"
+        self.records = Records(self.directory)
+
+    def save(self, *ports: Port) -> None:
+        for port in ports:
+            self.records.save(port, wanted(port, keepalived_owns_vips=False))
+
+    def write(self, name: str, content: bytes) -> Path:
+        path = self.directory / name
+        path.write_bytes(content)
+        return path
+
+    def test_round(self) -> None:
+        """What is saved is loaded, in the order of names; where there is nothing, nothing is."""
+        self.assertEqual(([], []), self.records.load())
+        self.save(NETWORK, PORT)
+        self.assertEqual(([PORT, NETWORK], []), self.records.load())
+        self.records.remove("eth1")
+        self.records.remove("eth1")
+        self.assertEqual(([NETWORK], []), self.records.load())
+
+    def test_format(self) -> None:
+        """The keys are those of Octavia's interface files, and ours; anybody may read it."""
+        self.save(PORT)
+        path = self.directory / "eth1.json"
+        self.assertEqual(0o644, stat.S_IMODE(path.stat().st_mode))
+        self.assertEqual(
+            {
+                "name": "eth1",
+                "if_type": "vip",
+                "mac_address": "02:00:00:00:00:0a",
+                "vips": [
+                    {
+                        "ip_address": "203.0.113.2",
+                        "subnet_cidr": "203.0.113.0/24",
+                        "gateway": "203.0.113.1",
+                        "table": 1,
+                        "in_use": True,
+                    },
+                    {
+                        "ip_address": "2001:db8::2",
+                        "subnet_cidr": "2001:db8::/64",
+                        "gateway": "2001:db8::1",
+                        "table": 1,
+                        "in_use": False,
+                    },
+                ],
+                "addresses": [{"address": "203.0.113.2", "prefixlen": 24, "octavia_owned": True}],
+                "routes": [
+                    {"dst": "0.0.0.0/0", "gateway": "203.0.113.1", "table": 1},
+                    {"dst": "0.0.0.0/0", "gateway": "203.0.113.1"},
+                    {"dst": "203.0.113.0/24", "scope": "link", "prefsrc": "203.0.113.2", "table": 1},
+                ],
+                "rules": [{"src": "203.0.113.2", "src_len": 32, "table": 1}],
+            },
+            json.loads(path.read_bytes()),
+        )
+
+    def test_keepaliveds(self) -> None:
+        """An address that keepalived owns is told as not ours, and is not ours when it is read."""
+        port = Port("eth1", PORT.mac, (VIP,))
+        self.records.save(port, wanted(port, keepalived_owns_vips=True))
+        told = json.loads((self.directory / "eth1.json").read_bytes())["addresses"]
+        self.assertEqual([{"address": "203.0.113.2", "prefixlen": 32, "octavia_owned": False}], told)
+        self.assertEqual(([port], []), self.records.load())
+
+    def test_unchanged(self) -> None:
+        """A record that is there already is not written again: a full disk does not hinder a repeat."""
+        self.save(PORT)
+        with full_disk():
+            self.save(PORT)
+            self.assertRaises(OSError, self.save, NETWORK)
+        self.assertEqual(([PORT], []), self.records.load())
+        self.assertEqual(["eth1.json"], [path.name for path in self.directory.iterdir()])
+
+    def test_damaged(self) -> None:
+        """What cannot be read is told, with its file, and hinders nothing."""
+        self.save(PORT, NETWORK)
+        good = (self.directory / "eth1.json").read_bytes()
+        known = json.loads(good)
+        mac = "02:00:00:00:00:0c"
+        damages: dict[str, bytes] = {
+            "a.json": b"",
+            "b.json": b"\xff",
+            "c.json": b"[]",
+            "d.json": b"[" * 100_000,
+            "e.json": good[:100],
+            "f.json": good,
+        }
+        vip: dict[str, object] = known["vips"][0]
+        wrong: tuple[dict[str, object], ...] = (
+            {"mac_address": known["mac_address"]},
+            {"mac_address": "nobody's"},
+            {"mac_address": None},
+            {"vips": 1},
+            {"addresses": [1]},
+            {"vips": [{**vip, "ip_address": "203.0.114.2"}]},
+            {"vips": [{**vip, "ip_address": None}]},
+            {"vips": [{**vip, "subnet_cidr": "203.0.113.1/24"}]},
+            {"vips": [{**vip, "gateway": "2001:db8::1"}]},
+            {"vips": [{**vip, "table": 254}]},
+            {"vips": [{**vip, "table": -1}]},
+            {"vips": [{**vip, "table": "one"}]},
+        )
+        for number, change in enumerate(wrong):
+            name = f"w{number}"
+            damages[f"{name}.json"] = json.dumps({**known, "name": name, "mac_address": mac, **change}).encode()
+        for name, content in damages.items():
+            self.write(name, content)
+        (self.directory / "z.json").mkdir()
+        ports, problems = self.records.load()
+        self.assertEqual([PORT, NETWORK], ports)
+        self.assertEqual(
+            [str(self.directory / name) for name in sorted([*damages, "z.json"])],
+            [problem.partition(": ")[0] for problem in problems],
+        )
+
+    def test_leftovers(self) -> None:
+        """What was being written when an agent was killed is gone; what others keep there is left alone."""
+        self.save(PORT)
+        left = self.write(".eth2.json.new", b"{")
+        others = self.write("README", b"")
+        self.assertEqual(([PORT], []), self.records.load())
+        self.assertEqual((False, True), (left.exists(), others.exists()))
+
+    def test_unreadable(self) -> None:
+        """A directory that is none is an error."""
+        self.directory.parent.mkdir()
+        self.directory.write_bytes(b"")
+        self.assertRaises(OSError, self.save, PORT)
+
+    @given(st.binary(max_size=200))
+    def test_anything(self, content: bytes) -> None:
+        """No content of a file is more than a problem."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.write("eth1.json", content)
+        ports, problems = self.records.load()
+        self.assertEqual((0, 1), (len(ports), len(problems)))
+
+    def test_addresses_of_both_kinds(self) -> None:
+        """What may still be there of before is remembered as ours."""
+        port = Port("eth1", PORT.mac, (VIP,), frozenset([VIP.address, Address(VIP.ip, 25)]))
+        self.save(port)
+        self.assertEqual(([port], []), self.records.load())
