@@ -79,7 +79,7 @@ class Client:
         from twisted.internet import reactor
 
         # More than a few at a time are of no use: each of them waits for the same thing.
-        if len(self._asking) >= 4:
+        if len(self._asking) >= 20:
             return
 
         def done(member: str | None) -> None:
