@@ -110,9 +110,11 @@ class Client:
         return sum(answer.member is None for answer in self.answers[since:])
 
     def outage(self, since: int) -> float:
-        """The longest time without a good answer, in seconds; what is left of the pace is no outage."""
-        good = [answer.ended for answer in self.answers[max(0, since - 1) :] if answer.member is not None]
-        return max((later - earlier for earlier, later in itertools.pairwise(good)), default=0.0)
+        """The longest time between two good answers, in seconds, from the last one before there were so many on."""
+        good = [(number, answer.ended) for number, answer in enumerate(self.answers) if answer.member is not None]
+        before = [ended for number, ended in good if number < since][-1:]
+        times = before + [ended for number, ended in good if number >= since]
+        return max((later - earlier for earlier, later in itertools.pairwise(times)), default=0.0)
 
 
 @define(eq=False)
@@ -329,7 +331,7 @@ vrrp_instance pair {{
             roles = []
             for amphora in self.amphorae:
                 role = await amphora.role()
-                if amphora.has_vip() != (role == "ACTIVE"):
+                if amphora.has_vip() != (role == "ACTIVE") or len(amphora.keepalived()) < 2:
                     return False
                 if (await amphora.client.listener(self.listener_id)).status != "ACTIVE":
                     return False
