@@ -105,6 +105,10 @@ class Client:
         head, _, body = answer.partition(b"\r\n\r\n")
         return body.decode() if b" 200 " in head.split(b"\r\n")[0] and body else None
 
+    def served_by(self) -> set[str]:
+        """The members that have answered."""
+        return {answer.member for answer in self.answers if answer.member is not None}
+
     def failed(self, since: int) -> int:
         """How many requests failed, of those that ended since there were so many."""
         return sum(answer.member is None for answer in self.answers[since:])
@@ -186,8 +190,7 @@ class Pair:
         client_host = self._lab.host("client")
         self._lab.plug(client_host, "10.99.0.9/24")
         self.client = Client(client_host)
-        for number in (1, 2):
-            self._member(f"member-{number}", 8000 + number)
+        self._member(2)
         self._listener = HeartbeatListener(reactor=cast(Any, reactor), key=KEY, received=self.heard.append)
         self._listener.startService()
         self.amphorae = [self._amphora("left", "10.99.0.11"), self._amphora("right", "10.99.0.12")]
@@ -197,11 +200,19 @@ class Pair:
             await self._join(amphora, role)
         await self.settled()
         self.client.start()
-        await wait_until(lambda: len(self.client.answers) > 10, "the client to be answered")
+        await wait_until(lambda: self.client.served_by() == {"member-2"}, "the client to be answered")
+        # Either haproxy would send a client that it does not know to this one.
+        self._member(1)
+        await wait_until(self._all_members_up, "all members to be up")
 
-    def _member(self, name: str, port: int) -> None:
+    async def _all_members_up(self) -> bool:
+        pools = [(await each.client.listener(self.listener_id)).pools for each in self.amphorae]
+        return all(status == "UP" for (pool,) in pools for status in pool.members.values())
+
+    def _member(self, number: int) -> None:
         from twisted.internet import reactor
 
+        name, port = f"member-{number}", 8000 + number
         factory = Factory.forProtocol(type("Member", (_Member,), {"name": name.encode()}))
         factory.noisy = False
         with self._lab.switch.listen(GATEWAY, port) as listening:
@@ -275,7 +286,10 @@ class Pair:
                 "    balance roundrobin",
                 "    stick-table type ip size 10k peers pair_peers",
                 "    stick on src",
-                *(f"    server member-{number} {GATEWAY}:{8000 + number} check inter 500ms" for number in (1, 2)),
+                *(
+                    f"    server member-{number} {GATEWAY}:{8000 + number} check inter 500ms rise 1"
+                    for number in (1, 2)
+                ),
                 "",
             ]
         ).encode()
