@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
@@ -238,6 +239,20 @@ class ProcessIdentity:
             return os.readlink(f"/proc/{self.pid}/exe").removesuffix(" (deleted)")
         except OSError:
             return None
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was started."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - self.started / os.sysconf("SC_CLK_TCK")
+
+    @property
+    def resident(self) -> int:
+        """Bytes of memory that it holds, shared ones included: C{statm}, proc(5); 0 where it is gone."""
+        try:
+            with open(f"/proc/{self.pid}/statm", "rb") as statm:
+                return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        except (FileNotFoundError, ProcessLookupError):
+            return 0
 
     def children(self) -> list[ProcessIdentity]:
         """Its children that are alive, in the order of their birth."""

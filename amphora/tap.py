@@ -88,8 +88,8 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
     notify = NotifySocket(store.notify_socket)
     program = HaproxyProgram(settings.haproxy_cmd, settings.network_namespace)
 
-    def make_haproxy(files: InstanceFiles, died: Callable[[], None]) -> Haproxy:
-        return Haproxy(reactor, blocking, program, notify, files, died)
+    def make_haproxy(files: InstanceFiles, died: Callable[[], None], spoke: Callable[[], None]) -> Haproxy:
+        return Haproxy(reactor, blocking, program, notify, files, died, spoke)
 
     instances = Instances(
         settings.haproxy_cmd,

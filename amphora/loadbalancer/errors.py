@@ -71,3 +71,6 @@ class StorageFailed(LoadBalancerError):
 
     what: str
     reason: str
+
+    def __str__(self) -> str:
+        return f"{self.what} cannot be stored: {self.reason}"

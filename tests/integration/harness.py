@@ -262,6 +262,8 @@ class LoadBalancer:
     extra_binds: tuple[str, ...] = ()
     extra_global: tuple[str, ...] = ()
     extra_defaults: tuple[str, ...] = ()
+    extra_frontend: tuple[str, ...] = ()
+    extra_sections: tuple[str, ...] = ()
     extra_servers: int = 0
     """How many servers there are beside the members, in a backend of their own that nobody uses."""
 
@@ -283,9 +285,11 @@ class LoadBalancer:
                 *(f"    {line}" for line in self.extra_defaults),
                 f"frontend {self.listener_id}",
                 *(f"    {bind}" for bind in binds),
+                *(f"    {line}" for line in self.extra_frontend),
                 f"    default_backend {self.pool_id}:{self.listener_id}",
                 f"backend {self.pool_id}:{self.listener_id}",
                 *(f"    {server}" for server in servers),
+                *self.extra_sections,
                 *(["backend unused"] if self.extra_servers else []),
                 *(f"    server {_member_id(number)} 127.0.0.1:9 weight 1" for number in range(self.extra_servers)),
                 "",
