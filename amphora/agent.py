@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred
@@ -44,8 +44,12 @@ class Agent(MultiService):
         notify: NotifySocket,
         instances: Instances,
         speakers: list[IService],
+        leave: Callable[[], Awaitable[None]],
         give_up: Callable[[], None],
     ) -> None:
+        """
+        @param leave: Called when all has been said and done, before haproxy is let go.
+        """
         super().__init__()
         self._reactor = reactor
         self._blocking = blocking
@@ -54,6 +58,7 @@ class Agent(MultiService):
         self._notify = notify
         self._instances = instances
         self._speakers = speakers
+        self._leave = leave
         self._give_up = give_up
         self._beginning: Deferred[None] | None = None
         self._lock: int | None = None
@@ -96,7 +101,9 @@ class Agent(MultiService):
         if self._beginning is not None:
             await self._beginning
         await speakers_stopped
-        await self._instances.release()
+        await self._instances.finish()
+        await self._leave()
+        self._instances.release()
         await self._notify.close()
         if self._lock is not None:
             os.close(self._lock)

@@ -127,7 +127,7 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         controllers=settings.controller_ip_port_list,
         interval=settings.heartbeat_interval,
         samples=lambda: instances.samples(min(STATS_TIMEOUT, settings.heartbeat_interval / 4)),
-        told=instances.told,
+        taken=instances.taken,
         counters=Counters(store.base_path, boot_id=boot_id(), agent_started=ProcessIdentity.current().started),
     )
     speakers: list[IService] = [
@@ -159,6 +159,7 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         notify=notify,
         instances=instances,
         speakers=speakers,
+        leave=heartbeats.leave,
         give_up=lambda: give_up(reactor),
     )
 

@@ -455,18 +455,18 @@ class Haproxy:
 
     async def old_figures(self, timeout: float) -> tuple[OldFigures, ...]:
         """What old workers carry, each asked for so many seconds at most; of those that have ended, the last word."""
-        self._forget_untold()
+        self._forget_untaken()
         old = tuple(self._old)
         await gatherResults([Deferred.fromCoroutine(worker.read(timeout)) for worker in old], consumeErrors=True)
         return tuple(OldFigures(worker.process, worker.stats) for worker in old)
 
-    def figures_told(self, figures: Iterable[OldFigures]) -> None:
-        """These were told to a controller: workers whose figures are final are of no interest any more."""
-        told = {each.worker: each.stats for each in figures}
-        self._old = [old for old in self._old if not (old.final and told.get(old.process) == old.stats)]
+    def figures_taken(self, figures: Iterable[OldFigures]) -> None:
+        """These were counted: workers whose figures are final are of no interest any more."""
+        taken = {each.worker: each.stats for each in figures}
+        self._old = [old for old in self._old if not (old.final and taken.get(old.process) == old.stats)]
 
-    def _forget_untold(self) -> None:
-        """Where nobody is ever told, figures do not pile up."""
+    def _forget_untaken(self) -> None:
+        """Where nobody ever counts them, figures do not pile up."""
         final = [old for old in self._old if old.final]
         for old in final[: max(0, len(final) - _FINAL_KEPT)]:
             self._old.remove(old)

@@ -183,9 +183,9 @@ class Instance:
         stats, worker = await self._ask_stats(timeout)
         return InstanceSample(self.instance_id, stats, worker, old)
 
-    def told(self, sample: InstanceSample) -> None:
-        """A controller was told of this sample's traffic."""
-        self._haproxy.figures_told(sample.old)
+    def taken(self, sample: InstanceSample) -> None:
+        """This sample's traffic was told to a controller, or will be."""
+        self._haproxy.figures_taken(sample.old)
 
     async def _ask_stats(self, timeout: float) -> tuple[Stats | None, ProcessIdentity | None]:
         if self._haproxy.process is None:
@@ -279,11 +279,14 @@ class Instance:
         """
         return self._run_job(lambda: self._adopt(family))
 
-    async def release(self) -> None:
-        """The agent ends: jobs are finished, haproxy is left alone."""
+    async def finish(self) -> None:
+        """The agent ends: jobs are done to their end, and no new ones are begun."""
         self._released = True
         self._cancel_restart()
         await self._jobs.finished()
+
+    def release(self) -> None:
+        """Leave haproxy alone."""
         self._haproxy.stop_watching()
 
     # The jobs

@@ -52,9 +52,14 @@ class Instances:
             except Exception:
                 self._log.failure("{instance}: cannot be adopted", instance=instance_id)
 
-    async def release(self) -> None:
-        """The agent ends."""
-        await _all(instance.release() for instance in self._known.values())
+    async def finish(self) -> None:
+        """The agent ends: what is being done is done to its end."""
+        await _all(instance.finish() for instance in list(self._known.values()))
+
+    def release(self) -> None:
+        """All haproxies are left alone."""
+        for instance in self._known.values():
+            instance.release()
 
     def get(self, instance_id: str) -> Instance:
         """@raise InstanceNotFound: if nothing was uploaded for this id."""
@@ -85,12 +90,12 @@ class Instances:
         present = [instance for instance in self._known.values() if instance.exists and instance.should_run]
         return await _all(instance.sample(timeout) for instance in present)
 
-    def told(self, samples: Iterable[InstanceSample]) -> None:
-        """A controller was told of these samples' traffic."""
+    def taken(self, samples: Iterable[InstanceSample]) -> None:
+        """These samples' traffic was told to a controller, or will be."""
         for sample in samples:
             instance = self._known.get(sample.instance_id)
             if instance is not None:
-                instance.told(sample)
+                instance.taken(sample)
 
     async def save_server_states(self) -> None:
         """Write down which servers are up, for those whose configuration asks for it."""
