@@ -157,8 +157,13 @@ class Instance:
 
     def holds(self, bind: Bind) -> bool:
         """Does its haproxy listen on an address that nobody else could have beside it?"""
-        running = self._running is not None and self._haproxy.process is not None
-        return running and any(held.overlaps(bind) for held in self._running.binds)  # type: ignore[union-attr]
+        return any(held.overlaps(bind) for held in self._held())
+
+    def _held(self) -> frozenset[Bind]:
+        """What its haproxy listens on."""
+        if self._running is None or self._haproxy.process is None:
+            return frozenset()
+        return self._running.addresses(self._peer())
 
     @property
     def should_run(self) -> bool:
@@ -720,8 +725,8 @@ class Instance:
             await self._store("configuration", self._files.overlay_candidate.unlink)
         if not result.succeeded:
             raise HaproxyFailed(result.output.strip())
-        ours = self._running.binds if self._running is not None and self._haproxy.process is not None else frozenset()
-        wanted = [bind for bind in config.binds if not any(bind.overlaps(held) for held in ours)]
+        ours = self._held()
+        wanted = [bind for bind in config.addresses(self._peer()) if not any(bind.overlaps(held) for held in ours)]
         try:
             taken = await self._surroundings.blocking.run(conflicts, wanted, self._surroundings.namespace)
         except OSError as error:
