@@ -8,8 +8,11 @@ arrived when the call that sent it returns.
 from __future__ import annotations
 
 import json
+import random
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -132,6 +135,7 @@ class SenderTestCase(SynchronousTestCase):
         self.asked: list[float] = []
         self.question: Callable[[], Awaitable[Sequence[InstanceSample]]] = lambda: succeed(self.samples)
         self.looked_up: list[str] = []
+        self.senders: list[HeartbeatSender] = []
 
     localhost: Sequence[str] = ("127.0.0.1",)
     """Where `localhost` is; nowhere while its name cannot be found."""
@@ -154,12 +158,14 @@ class SenderTestCase(SynchronousTestCase):
             raise OSError("there is no such name")
         return self.localhost
 
-    def sender(self, *controllers: Controller, key: str | None = KEY, phase: float = 0.0) -> HeartbeatSender:
+    def sender(
+        self, *controllers: Controller, key: str | None = KEY, phase: float = 0.0, amphora_id: str = AMPHORA
+    ) -> HeartbeatSender:
         """Make a sender, which is stopped after the test."""
         sender = HeartbeatSender(
             reactor=self.clock,
             blocking=self.blocking,
-            amphora_id=AMPHORA,
+            amphora_id=amphora_id,
             key=key,
             controllers=controllers,
             interval=INTERVAL,
@@ -168,12 +174,13 @@ class SenderTestCase(SynchronousTestCase):
             phase=lambda: phase,
             look_up=self.find,
         )
+        self.senders.append(sender)
         self.addCleanup(self.stop, sender)
         return sender
 
-    def started(self, *controllers: Controller, phase: float = 0.0) -> HeartbeatSender:
+    def started(self, *controllers: Controller, phase: float = 0.0, amphora_id: str = AMPHORA) -> HeartbeatSender:
         """Make a sender and start it."""
-        sender = self.sender(*controllers, phase=phase)
+        sender = self.sender(*controllers, phase=phase, amphora_id=amphora_id)
         sender.startService()
         return sender
 
@@ -181,7 +188,8 @@ class SenderTestCase(SynchronousTestCase):
         """Stop it as an application does, and see that nothing is left behind."""
         if sender.running:
             self.successResultOf(sender.stopService())
-        self.assertEqual(self.clock.getDelayedCalls(), [])
+        if not any(sender.running for sender in self.senders):
+            self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def pass_time(self, seconds: float) -> None:
         """Let time go by in small steps."""
@@ -281,6 +289,59 @@ class CadenceTests(SenderTestCase):
         receiver.hear()
         self.pass_time(10)
         self.assertEqual(len(receiver.hear()), 1)
+
+
+class ManyTests(SenderTestCase):
+    """Many amphorae, and one controller."""
+
+    def test_B13_two_hundred(self) -> None:
+        """
+        Two hundred that were started together speak evenly spread over an interval, each in a rhythm that nothing
+        moves, and all of them no more often when a controller comes back.
+        """
+        receiver = self.receiver()
+        chance = random.Random(13)
+        phases = {f"amphora {number}": chance.random() for number in range(200)}
+        times: dict[str, list[float]] = {}
+
+        def hear() -> None:
+            for message in receiver.hear():
+                times.setdefault(message["id"], []).append(self.clock.seconds())
+
+        def pass_time(intervals: int) -> None:
+            for _ in range(round(intervals * INTERVAL / STEP)):
+                self.clock.advance(STEP)
+                hear()
+
+        for amphora_id, phase in phases.items():
+            self.directory = Path(self.mktemp())
+            self.directory.mkdir()
+            self.started(receiver.controller, phase=phase, amphora_id=amphora_id)
+            self.pass_time(0)
+            hear()
+        # One whose regular heartbeat comes within a second does not send one before.
+        at_once = {amphora_id for amphora_id, phase in phases.items() if phase * INTERVAL > 1}
+        self.assertEqual((at_once, {1}), (set(times), {len(heard) for heard in times.values()}))
+        begun = self.clock.seconds()
+        times.clear()
+        pass_time(5)
+        self.assertEqual([5] * 200, [len(heard) for heard in times.values()])
+        for amphora_id, heard in times.items():
+            self.assertApproximates(begun + phases[amphora_id] * INTERVAL, heard[0], STEP)
+            self.assertEqual([INTERVAL] * 4, [later - earlier for earlier, later in pairwise(heard)])
+        tenths = Counter(int((heard[0] - begun) / INTERVAL * 10) for heard in times.values())
+        self.assertTrue(all(5 < tenths[tenth] < 40 for tenth in range(10)), tenths)
+        receiver.close()
+        self.pass_time(INTERVAL * 3)
+        receiver = receiver.again()
+        self.addCleanup(receiver.close)
+        before = {amphora_id: heard[-1] for amphora_id, heard in times.items()}
+        times.clear()
+        pass_time(3)
+        self.assertEqual([3] * 200, [len(heard) for heard in times.values()])
+        for amphora_id, heard in times.items():
+            rhythm = [before[amphora_id] + INTERVAL * (4 + number) for number in range(3)]
+            self.assertEqual(rhythm, heard)
 
 
 class ExtraTests(SenderTestCase):

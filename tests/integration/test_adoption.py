@@ -104,7 +104,11 @@ class AdoptionTests(AgentTestCase):
         assert master is not None
         zombie = subprocess.Popen(["true"])
         self.addCleanup(zombie.wait)
-        lies = ("", "garbage\n", str(self.agent.pid), "1", str(zombie.pid), "99999999999999999999", None)
+        other = await self.running(LoadBalancer())
+        others_master = self.agent.haproxy(other.listener_id)
+        assert others_master is not None
+        recycled = str(others_master.pid)
+        lies = ("", "garbage\n", str(self.agent.pid), "1", str(zombie.pid), recycled, "99999999999999999999", None)
         for content in lies:
             await self.agent.end(signal.SIGKILL)
             if content is None:
@@ -114,9 +118,9 @@ class AdoptionTests(AgentTestCase):
             await self.agent.start()
             self.assertEqual("ACTIVE", await self.status(balancer), content)
             self.assertTrue(master.alive)
-            self.assertEqual(2, len(self.agent.all_haproxies()))
+            self.assertEqual(4, len(self.agent.all_haproxies()))
         await self.client.stop(balancer.listener_id)
-        self.assertEqual([], self.agent.all_haproxies())
+        self.assertEqual({others_master, *others_master.children()}, set(self.agent.all_haproxies()))
 
     async def test_killed_in_a_start(self) -> None:
         """A haproxy that was still loading when its agent was killed is found, though it has no pid file yet."""
