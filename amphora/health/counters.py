@@ -115,9 +115,8 @@ class Counters:
         """
         Tell what came since the baselines, and what was not told before.
 
-        @param samples: All instances there are.  One that did not answer keeps its baseline, and so does one whose
-            answer came from an older worker, which a reload left to finish.  One that is not among them is gone, and
-            its worker with it: its baseline goes too.
+        @param samples: All instances there are.  A worker that did not answer keeps its baseline as long as it lives.
+            An instance that is not among them is gone, and its worker with it: its baseline goes too.
         """
         traffic: dict[str, Traffic] = {}
         baselines: dict[str, tuple[Baseline, ...]] = {}
@@ -252,7 +251,7 @@ def _not_read(
     if sample.stats is None or sample.worker is None:
         return unread
     started = sample.worker.started
-    return tuple(baseline for baseline in unread if baseline.worker.started > started)
+    return tuple(baseline for baseline in unread if baseline.worker.started > started or baseline.worker.alive)
 
 
 def _something(traffic: Mapping[str, Traffic]) -> Mapping[str, Traffic]:

@@ -26,7 +26,6 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from amphora.blocking import BlockingCalls
 from amphora.config import Controller
@@ -34,6 +33,7 @@ from amphora.health.counters import Counters
 from amphora.health.message import TooLarge, Traffic, build, fit
 from amphora.loadbalancer.sample import InstanceSample
 from amphora.loadbalancer.stats import Stats
+from amphora.waiting import within
 
 REMEMBERED_INTERVALS: Final = 2
 """For how many intervals the last answer of a haproxy is told that does not answer any more."""
@@ -116,32 +116,6 @@ class LastAnswers:
         self._untold = untold
 
 
-def _within(reactor: IReactorTime, seconds: float, awaited: Deferred[T]) -> Deferred[T]:
-    """
-    Wait for something, but not for ever.  It is not cancelled when the time is over, nor when the waiting is: then
-    what comes of it is dropped.
-
-    @return: What fires as C{awaited} does, or fails with the built-in L{TimeoutError}.
-    """
-    waiter: Deferred[T] = Deferred(lambda _: overdue.cancel())
-
-    def give_up() -> None:
-        waiter.errback(TimeoutError(f"nothing came within {seconds:g} s"))
-
-    def pass_on(result: T | Failure) -> None:
-        if waiter.called:
-            return
-        overdue.cancel()
-        if isinstance(result, Failure):
-            waiter.errback(result)
-        else:
-            waiter.callback(result)
-
-    overdue = reactor.callLater(seconds, give_up)
-    awaited.addBoth(pass_on)
-    return waiter
-
-
 class _Ledger:
     """The counters, in a thread and under a deadline: a disk that hangs holds up the figures, not the heartbeat."""
 
@@ -190,7 +164,7 @@ class _Ledger:
 
     async def _in_time(self, work: Coroutine[Deferred[Any], Any, T]) -> T | None:
         try:
-            return await _within(self._reactor, _DISK_PATIENCE, Deferred.fromCoroutine(self._alone(work)))
+            return await within(self._reactor, _DISK_PATIENCE, Deferred.fromCoroutine(self._alone(work)))
         except TimeoutError:
             self._late = True
             self._log.error("the disk does not answer: heartbeats go on without traffic figures")
@@ -403,7 +377,7 @@ class HeartbeatSender(Service):
             return
         reading = Deferred.fromCoroutine(self._ask())
         try:
-            samples = await _within(self._reactor, self._interval / 2, reading)
+            samples = await within(self._reactor, self._interval / 2, reading)
             await self._ledger.keep(samples)
         except Exception:
             reading.cancel()
@@ -439,7 +413,7 @@ class HeartbeatSender(Service):
         """Ask all instances; None if that failed as a whole or took too long."""
         reading = Deferred.fromCoroutine(self._ask())
         try:
-            samples = await self._unless_stopped(_within(self._reactor, self._interval / 2, reading))
+            samples = await self._unless_stopped(within(self._reactor, self._interval / 2, reading))
         except Exception:
             reading.cancel()
             if not self.running:
@@ -554,7 +528,7 @@ class HeartbeatSender(Service):
         if destination.looking_up:
             raise TimeoutError("its name is still being looked up")
         looking_up = Deferred.fromCoroutine(self._find(destination))
-        return await self._unless_stopped(_within(self._reactor, _LOOKUP_PATIENCE, looking_up))
+        return await self._unless_stopped(within(self._reactor, _LOOKUP_PATIENCE, looking_up))
 
     async def _find(self, destination: _Destination) -> Sequence[str]:
         destination.looking_up = True

@@ -15,7 +15,6 @@ import re
 import signal
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 from attrs import define, field, frozen
@@ -28,11 +27,11 @@ from amphora.blocking import BlockingCalls
 from amphora.loadbalancer import store
 from amphora.loadbalancer.haproxy_config import HaproxyConfig
 from amphora.loadbalancer.notify import NotifySocket
-from amphora.loadbalancer.old_workers import OldWorker, hold
+from amphora.loadbalancer.old_workers import Ask, OldWorker, hold
 from amphora.loadbalancer.processes import Family, find_haproxies, given_files, runs
 from amphora.loadbalancer.sample import OldFigures
 from amphora.loadbalancer.sockets import ISocketReactor, NoAnswer, ask
-from amphora.loadbalancer.stats import UnreadableStats, parse_stats
+from amphora.loadbalancer.stats import UnreadableStats
 from amphora.loadbalancer.store import InstanceFiles
 from amphora.process import (
     CommandFailed,
@@ -52,6 +51,7 @@ STOP_TIMEOUT = 5.0
 KILL_TIMEOUT = 5.0
 STATE_TIMEOUT = 5.0
 HOLD_TIMEOUT = 2.0
+OLD_WORKER_TIMEOUT = 3600.0
 LOAD = "AMPHORA_LOAD"
 """The variable in which a worker has the mark of what it loaded."""
 _POLL = 0.05
@@ -439,26 +439,25 @@ class Haproxy:
             processes = await self._processes(self._reactor.seconds() + HOLD_TIMEOUT)
         except TimeoutError:
             return
-        for worker in processes.workers:
+        for worker in processes.old:
             process = ProcessIdentity.of(worker.pid)
-            if worker.reloads and process is not None:
-                question = b"@!%d show info;@!%d show stat -1 7 -1;quit\n" % (worker.pid, worker.pid)
-                asking = partial(self._ask_master, question)
-                try:
-                    stats = parse_stats(await asking(HOLD_TIMEOUT))
-                except (NoAnswer, UnreadableStats):
-                    continue
-                self._old.append(OldWorker(process, stats, asking, lambda: None, held=False))
+            if process is not None:
+                self._old.append(OldWorker(process, None, self._through_master(worker.pid), lambda: None, held=False))
+        await self.old_figures(HOLD_TIMEOUT)
 
-    async def _ask_master(self, question: bytes, timeout: float) -> bytes:
-        return await ask(self._reactor, self._files.master_socket, question, timeout=timeout)
+    def _through_master(self, pid: int) -> Ask:
+        question = b"@!%d show info;@!%d show stat -1 7 -1;quit\n" % (pid, pid)
+        socket = self._files.master_socket
+        return lambda: Deferred.fromCoroutine(ask(self._reactor, socket, question, timeout=OLD_WORKER_TIMEOUT))
 
     async def old_figures(self, timeout: float) -> tuple[OldFigures, ...]:
-        """What old workers carry, each asked for so many seconds at most; of those that have ended, the last word."""
+        """What old workers carry, each waited for so many seconds at most; of those that have ended, the last word."""
         self._forget_untaken()
         old = tuple(self._old)
-        await gatherResults([Deferred.fromCoroutine(worker.read(timeout)) for worker in old], consumeErrors=True)
-        return tuple(OldFigures(worker.process, worker.stats) for worker in old)
+        await gatherResults(
+            [Deferred.fromCoroutine(worker.read(self._reactor, timeout)) for worker in old], consumeErrors=True
+        )
+        return tuple(OldFigures(worker.process, worker.stats) for worker in old if worker.stats is not None)
 
     def figures_taken(self, figures: Iterable[OldFigures]) -> None:
         """These were counted: workers whose figures are final are of no interest any more."""

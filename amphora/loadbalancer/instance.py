@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 from uuid import uuid4
 
 from attrs import define, evolve, field, frozen
-from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
+from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
@@ -184,8 +184,12 @@ class Instance:
 
     async def sample(self, timeout: float) -> InstanceSample:
         """What a heartbeat tells of it, as far as its haproxy answers within so many seconds."""
-        old = await self._haproxy.old_figures(timeout)
-        stats, worker = await self._ask_stats(timeout)
+        # Both at the same moment: a worker that a reload replaces meanwhile must not be missed by either.
+        both: list[Deferred[Any]] = [
+            Deferred.fromCoroutine(self._ask_stats(timeout)),
+            Deferred.fromCoroutine(self._haproxy.old_figures(timeout)),
+        ]
+        (stats, worker), old = await gatherResults(both, consumeErrors=True)
         return InstanceSample(self.instance_id, stats, worker, old)
 
     def taken(self, sample: InstanceSample) -> None:

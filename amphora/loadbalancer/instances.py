@@ -36,21 +36,26 @@ class Instances:
 
     async def adopt(self) -> None:
         """
-        Find all that an earlier agent left.  One instance that cannot be read hinders no other, and none that has to
-        be started is waited for.
+        Find all that an earlier agent left.  One instance that cannot be read hinders no other, those whose haproxy
+        hangs are waited for together, and none that has to be started is waited for.
 
         @raise OSError: if the base path cannot be read or written.
         """
         blocking = self._surroundings.blocking
         found = await blocking.run(find_haproxies, self._program)
-        for instance_id in await blocking.run(self._store.instance_ids):
-            family = found.get(self._store.files(instance_id).running, Family())
-            try:
-                await self._make(instance_id).adopt(family)
-            except LoadBalancerError as error:
-                self._log.error("{instance}: {error}", instance=instance_id, error=repr(error))
-            except Exception:
-                self._log.failure("{instance}: cannot be adopted", instance=instance_id)
+        instance_ids = await blocking.run(self._store.instance_ids)
+        await _all(
+            self._adopt(instance_id, found.get(self._store.files(instance_id).running, Family()))
+            for instance_id in instance_ids
+        )
+
+    async def _adopt(self, instance_id: str, family: Family) -> None:
+        try:
+            await self._make(instance_id).adopt(family)
+        except LoadBalancerError as error:
+            self._log.error("{instance}: {error}", instance=instance_id, error=repr(error))
+        except Exception:
+            self._log.failure("{instance}: cannot be adopted", instance=instance_id)
 
     async def finish(self) -> None:
         """The agent ends: what is being done is done to its end."""

@@ -146,6 +146,14 @@ class CountersTests(CountersTestCase):
         self.assertEqual(self.told(twice), 26)
         self.assertEqual(self.told(twice), 0)
 
+    def test_old_worker_not_asked(self) -> None:
+        """What was told of an old worker is known as long as it lives, also if it was not asked for once."""
+        lives = ProcessIdentity.current()
+        later = ProcessIdentity(90, lives.started + 100)
+        self.told(reading(lives, 100))
+        self.assertEqual(self.told(reading(later, 7)), 7)
+        self.assertEqual(self.told(with_old(reading(later, 7), lives, 130)), 30)
+
     def test_old_workers_of_a_silent_one(self) -> None:
         """While the worker that accepts connections is silent, the old ones are told all the same."""
         self.told(with_old(reading(NEWER, 5), NEW, 20))

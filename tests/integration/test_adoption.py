@@ -61,6 +61,25 @@ class AdoptionTests(AgentTestCase):
         await self.client.stop(balancer.listener_id)
         self.assertEqual([], self.agent.all_haproxies())
 
+    async def test_hung_ones(self) -> None:
+        """haproxies that hang do not keep an agent from serving, however many they are; they are the same later on."""
+        balancers = [await self.running(LoadBalancer()) for _ in range(count(5, 60))]
+        haproxies = self.agent.all_haproxies()
+        for process in haproxies:
+            process.send_signal(signal.SIGSTOP)
+        # One after the other, sixty would take longer than a test waits.
+        await self.restart(signal.SIGKILL)
+        self.assertEqual({"ERROR"}, {listener.status for listener in await self.client.listeners()})
+        for process in haproxies:
+            process.send_signal(signal.SIGCONT)
+
+        async def active() -> bool:
+            listeners = await self.client.listeners()
+            return [listener.status for listener in listeners] == ["ACTIVE"] * len(balancers)
+
+        await wait_until(active, "all to be ACTIVE")
+        self.assertEqual(haproxies, self.agent.all_haproxies())
+
     async def test_death_is_noticed(self) -> None:
         """The end of an adopted haproxy is noticed as that of a child is."""
         balancer = await self.running(LoadBalancer())

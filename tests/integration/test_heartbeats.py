@@ -343,6 +343,38 @@ class HeartbeatTests(HeartbeatTestCase):
         self.assertEqual(sent, self.told(balancer.listener_id, "tx"))
         self.assertTrue(worker.alive)
 
+    async def test_hung_old_worker(self) -> None:
+        """
+        An old worker that hangs for a while holds up no heartbeat, no later agent and no reload, and what it carries is
+        told when it goes on.
+        """
+        balancer = await self.running(LoadBalancer(mode="tcp", members=(self.new_member(),)))
+        long, idle = (socket.create_connection(("127.0.0.1", balancer.port), timeout=PATIENCE) for _ in range(2))
+        for connection in (long, idle):
+            self.addCleanup(connection.close)
+        # Half a request, which the member waits on with.
+        await deferToThread(long.sendall, b"GET / HTTP/1.0\r\n")
+        (worker,) = cast(Any, self.agent.haproxy(balancer.listener_id)).children()
+        await self.client.reload(balancer.listener_id)
+        worker.send_signal(signal.SIGSTOP)
+        sent = await self.requests(balancer, 5)
+        await wait_until(lambda: self.told(balancer.listener_id, "totconns") == 7, "the new worker's traffic")
+        await self.next_heartbeat()
+        await self.agent.end(signal.SIGKILL)
+        await self.agent.start()
+        sent += await self.requests(balancer, 5)
+        await wait_until(lambda: self.told(balancer.listener_id, "totconns") == 12, "the new worker's traffic")
+        await self.client.reload(balancer.listener_id)
+        worker.send_signal(signal.SIGCONT)
+        await deferToThread(long.sendall, b"\r\n")
+        sent += len(await deferToThread(read_all, long))
+        long.close()
+        await wait_until(lambda: self.told(balancer.listener_id, "tx") >= sent, "all traffic to be told")
+        await self.next_heartbeat()
+        self.assertEqual(
+            (sent, 12), (self.told(balancer.listener_id, "tx"), self.told(balancer.listener_id, "totconns"))
+        )
+
     async def test_hung_haproxy(self) -> None:
         """While a haproxy hangs heartbeats go on; it is told for two more intervals, then no more, then again (B3)."""
         balancer = await self.running(LoadBalancer())
