@@ -342,6 +342,10 @@ class Haproxy:
         if self.process is None:
             raise HaproxyFailed("haproxy ended before it told what came of its last reload")
         if processes.current is None:
+            # Whoever was held for it goes on as before.
+            for old in self._old:
+                if old.stats is not None and not old.stats.stopping:
+                    self._let_go(old)
             return False
         # The master may never have been told to load it: an agent can die before it sends the signal.
         question = f"show env {LOAD}\n".encode()

@@ -13,8 +13,9 @@ from attrs import evolve
 from twisted.internet.defer import Deferred
 
 from amphora.client import AmphoraFailed, Outcome
+from amphora.loadbalancer.sockets import ask
 from amphora.process import ProcessIdentity, spawn_daemon
-from tests.integration.harness import LoadBalancer, free_port, get, new_id, wait_until
+from tests.integration.harness import PATIENCE, LoadBalancer, free_port, get, new_id, wait_until
 from tests.integration.support import count, program, requires
 from tests.integration.test_supervision import FullDiskTestCase, SupervisionTestCase
 
@@ -90,30 +91,51 @@ class UndecidedTests(GateTestCase):
     async def test_finished_later(self) -> None:
         """
         A reload that takes too long is a 500 that says so, while what ran before serves.  When haproxy gets to its end
-        after all the agent notices, and knows what runs.
+        after all, whether that is a success or not, the agent notices, and knows what runs.
         """
-        balancer = await self.running(LoadBalancer(members=(self.new_member(),)))
-        changed, gate = await self.changed(balancer)
-        reloading = await self.loading(changed, gate)
-        with self.assertRaises(AmphoraFailed) as raised:
-            await reloading
-        self.assertEqual((500, "Error reloading haproxy"), (raised.exception.status, raised.exception.message))
-        self.assertIn("did not finish the reload within 10", raised.exception.details)
-        self.assertTrue(await self.serves(balancer.port))
-        self.assertEqual("ACTIVE", await self.status(balancer))
-        await gate.open()
-        await wait_until(lambda: "its last reload came about" in self.agent.log, "the agent to notice")
-        self.assertTrue(await self.serves(self.new_port(changed)))
-        self.assertTrue(self.runs(changed))
-        other = LoadBalancer(port=self.new_port(changed))
+        works, fails = [await self.running(LoadBalancer(members=(self.new_member(),))) for _ in range(2)]
+        works_changed, works_gate = await self.changed(works)
+        fails_changed, fails_gate = await self.changed(fails)
+        for reloading in (await self.loading(works, works_gate), await self.loading(fails, fails_gate)):
+            with self.assertRaises(AmphoraFailed) as raised:
+                await reloading
+            self.assertEqual((500, "Error reloading haproxy"), (raised.exception.status, raised.exception.message))
+            self.assertIn("did not finish the reload within 10", raised.exception.details)
+        for balancer in (works, fails):
+            self.assertTrue(await self.serves(balancer.port))
+            self.assertEqual("ACTIVE", await self.status(balancer))
+        await works_gate.open()
+        await wait_until(lambda: f"{works.listener_id}: its last reload came about" in self.agent.log, "a note")
+        await wait_until(lambda: self.runs(works_changed), "it to be what runs")
+        self.assertTrue(await self.serves(self.new_port(works_changed)))
+        with socket.create_server(("127.0.0.1", self.new_port(fails_changed))):
+            await fails_gate.open()
+            await wait_until(lambda: f"{fails.listener_id}: its last reload failed" in self.agent.log, "a note")
+        await wait_until(lambda: self.runs(fails), "what ran before to be given back")
+        self.assertTrue(await self.serves(fails.port))
+        # The worker that was held for a reload that did not come about is let go.
+        await wait_until(lambda: self.alone(fails), "no session to be left on its stats socket")
+        await self.knows_what_runs(works, works_changed)
+
+    async def alone(self, balancer: LoadBalancer) -> bool:
+        """Is this question the only session on the stats socket?"""
+        from twisted.internet import reactor
+
+        stats_socket = self.agent.base_path / balancer.listener_id / "agent.sock"
+        sessions = await ask(cast(Any, reactor), stats_socket, b"show sess\n", timeout=PATIENCE)
+        return sessions.count(b"proto=unix_stream") == 1
+
+    async def knows_what_runs(self, before: LoadBalancer, now: LoadBalancer) -> None:
+        """The agent tells others who has the new address, and reloads on."""
+        other = LoadBalancer(port=self.new_port(now))
         await self.client.upload_haproxy(other.listener_id, other.config())
         with self.assertRaises(AmphoraFailed) as raised:
             await self.client.start(other.listener_id)
-        self.assertIn(f"listener {balancer.listener_id} has it", raised.exception.details)
-        await self.client.upload_haproxy(balancer.listener_id, balancer.config())
-        await self.client.reload(balancer.listener_id)
-        self.assertFalse(await self.serves(self.new_port(changed)))
-        self.assertTrue(self.runs(balancer))
+        self.assertIn(f"listener {now.listener_id} has it", raised.exception.details)
+        await self.client.upload_haproxy(before.listener_id, before.config())
+        await self.client.reload(before.listener_id)
+        self.assertFalse(await self.serves(self.new_port(now)))
+        self.assertTrue(self.runs(before))
 
     async def test_agent_killed_and_it_works(self) -> None:
         """A reload in which the agent was killed and that came about is found as what runs."""
