@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred
@@ -53,8 +53,12 @@ class Agent(MultiService):
         keepalived: Keepalived,
         topology: AmphoraTopology,
         speakers: list[IService],
+        leave: Callable[[], Awaitable[None]],
         give_up: Callable[[], None],
     ) -> None:
+        """
+        @param leave: Called when all has been said and done, before haproxy is let go.
+        """
         super().__init__()
         self._reactor = reactor
         self._blocking = blocking
@@ -67,6 +71,7 @@ class Agent(MultiService):
         self._keepalived = keepalived
         self._topology = topology
         self._speakers = speakers
+        self._leave = leave
         self._give_up = give_up
         self._beginning: Deferred[None] | None = None
         self._lock: int | None = None
@@ -115,7 +120,9 @@ class Agent(MultiService):
             await self._beginning
         await speakers_stopped
         await self._topology.release()
-        await self._instances.release()
+        await self._instances.finish()
+        await self._leave()
+        self._instances.release()
         await self._keepalived.release()
         self._check_scripts.close()
         await self._network.release()

@@ -58,14 +58,23 @@ def replace_file(path: Path, content: bytes, mode: int = 0o600) -> None:
 
 
 def write_synced(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Make a file anew, with these rights from its first byte on, and wait until the disk has it."""
+    """
+    Make a file anew, with these rights from its first byte on, and wait until the disk has it.
+
+    @raise OSError: as the system says; there is no such file then.
+    """
     path.unlink(missing_ok=True)
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    with os.fdopen(handle, "wb") as file:
-        os.fchmod(handle, mode)
-        file.write(content)
-        file.flush()
-        os.fsync(handle)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(handle, mode)
+            file.write(content)
+            file.flush()
+            os.fsync(handle)
+    except OSError:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        raise
 
 
 def rename_synced(source: Path, target: Path) -> None:

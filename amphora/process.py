@@ -9,9 +9,9 @@ its L{ProcessIdentity} alone, whoever started it, and its end is heard through a
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -250,6 +250,20 @@ class ProcessIdentity:
         except OSError:
             return None
 
+    @property
+    def age(self) -> float:
+        """Seconds since it was started."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - self.started / os.sysconf("SC_CLK_TCK")
+
+    @property
+    def resident(self) -> int:
+        """Bytes of memory that it holds, shared ones included: C{statm}, proc(5); 0 where it is gone."""
+        try:
+            with open(f"/proc/{self.pid}/statm", "rb") as statm:
+                return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        except (FileNotFoundError, ProcessLookupError):
+            return 0
+
     def children(self) -> list[ProcessIdentity]:
         """Its children that are alive, in the order of their birth."""
         try:
@@ -261,7 +275,7 @@ class ProcessIdentity:
 
     def memory(self) -> int:
         """
-        The memory that it takes, in kilobytes; 0 where it is gone.
+        The memory that it takes, in kilobytes; 0 where it is gone.  Takes time where that is much: for threads.
 
         Pages that several processes share count in equal parts (C{Pss}, proc(5)), so that sums over processes are true;
         where we may not see who shares them, they count whole.
@@ -270,14 +284,7 @@ class ProcessIdentity:
             with open(f"/proc/{self.pid}/smaps_rollup", "rb") as rollup:
                 return int(rollup.read().partition(b"\nPss:")[2].split(maxsplit=1)[0])
         except OSError:
-            return self._resident()
-
-    def _resident(self) -> int:
-        try:
-            with open(f"/proc/{self.pid}/statm", "rb") as statm:
-                return int(statm.read().split()[1]) * resource.getpagesize() // 1024
-        except (FileNotFoundError, ProcessLookupError):
-            return 0
+            return self.resident // 1024
 
 
 @implementer(IReadDescriptor)

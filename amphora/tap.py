@@ -104,8 +104,8 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
     notify = NotifySocket(store.notify_socket)
     program = HaproxyProgram(settings.haproxy_cmd, settings.network_namespace)
 
-    def make_haproxy(files: InstanceFiles, died: Callable[[], None]) -> Haproxy:
-        return Haproxy(reactor, blocking, program, notify, files, died)
+    def make_haproxy(files: InstanceFiles, died: Callable[[], None], spoke: Callable[[], None]) -> Haproxy:
+        return Haproxy(reactor, blocking, program, notify, files, died, spoke)
 
     def beat_now() -> None:
         heartbeats.beat_now()
@@ -177,7 +177,7 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         interval=settings.heartbeat_interval,
         samples=lambda: instances.samples(min(STATS_TIMEOUT, settings.heartbeat_interval / 4)),
         standing=lambda: topology.standing,
-        told=instances.told,
+        taken=instances.taken,
         silence=lambda: keepalived.shortcoming,
         counters=Counters(store.base_path, boot_id=boot_id(), agent_started=ProcessIdentity.current().started),
     )
@@ -243,6 +243,7 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         keepalived=keepalived,
         topology=topology,
         speakers=speakers,
+        leave=heartbeats.leave,
         give_up=lambda: give_up(reactor),
     )
 

@@ -296,6 +296,15 @@ class IdentityTests(_RealTestCase):
         self.assertTrue(process.alive)
         self.assertEqual(os.readlink("/proc/self/exe"), process.executable())
 
+    def test_figures(self) -> None:
+        """A process tells how old it is, and how many bytes it holds; one that is gone holds none."""
+        child = self.start("/bin/cat")
+        self.assertLess(_identity(child.pid).age, ProcessIdentity.current().age)
+        memory = b"x" * 2**24
+        self.assertGreater(ProcessIdentity.current().resident, len(memory))
+        self.assertLess(_identity(child.pid).resident, len(memory))
+        self.assertEqual(0, ProcessIdentity(2**22 + 1, 0).resident)
+
     def test_nobody(self) -> None:
         """An id that nobody has is nobody's."""
         for pid in (0, -1, 2**22 + 1, 2**31 - 1):

@@ -7,14 +7,18 @@ counters said when they were last told.  Another worker has other counters and s
 
 Baselines live in a file too, for the next agent:
 
-    {"version": 2, "boot": BOOT_ID, "since": TICKS,
+    {"version": 3, "boot": BOOT_ID, "since": TICKS,
      "instances": {INSTANCE: [{"pid": PID, "started": TICKS,
-                               "listeners": {LISTENER: {"tx": n, "rx": n, "totconns": n, "ereq": n}}}]}}
+                               "listeners": {LISTENER: {"tx": n, "rx": n, "totconns": n, "ereq": n}}}]},
+     "untold": {LISTENER: {"tx": n, "rx": n, "totconns": n, "ereq": n}}}
+
+What was read and could not be told stands there as well: the worker that carried it may be gone by the time somebody
+listens.
 
 When in doubt, traffic is lost rather than told twice:
 
-- New baselines are renamed into place before the heartbeat leaves and put back where it could not.  An agent that is
-  killed in between has told nothing and will not tell it.
+- New baselines are renamed into place before the heartbeat leaves.  An agent that is killed before it does has told
+  nothing and will not tell it: one interval's traffic, as nobody tries to tell more before a heartbeat has arrived.
 - Where they cannot be written (a full disk), the old file is removed and heartbeats go on from memory: an agent that
   comes later finds no file.  Where it cannot be removed either, the baselines stay as they are, heartbeats tell no
   traffic, and all of it is told once the disk works again, by this agent or by the next.
@@ -46,7 +50,7 @@ from amphora.loadbalancer.sample import InstanceSample, OldFigures
 from amphora.process import ProcessIdentity
 
 FILE_NAME: Final = "stats_counters.json"
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 
 
 @frozen
@@ -59,7 +63,9 @@ class Baseline:
 
 @frozen
 class Deltas:
-    """What a heartbeat will tell, by listener id, and the baselines, by instance id, that hold once it was told."""
+    """
+    What is to be told, by listener id, and the baselines, by instance id, that hold once it was told or written down.
+    """
 
     traffic: Mapping[str, Traffic]
     baselines: Mapping[str, tuple[Baseline, ...]]
@@ -70,7 +76,8 @@ class Counters:
     The baselines of all instances.
 
     Apart from `deltas`, each method waits for the disk: they are called in a thread, one at a time.  The order is
-    C{load} once; then for each heartbeat C{deltas}, C{advance}, and C{put_back} if it did not leave.
+    C{load} once; then for each heartbeat C{deltas}, C{advance}, and C{put_back} if it did not leave, or C{deltas} and
+    C{keep} where none is to tell it.
     """
 
     _log = Logger()
@@ -85,15 +92,16 @@ class Counters:
         self._boot_id = boot_id
         self._since = agent_started
         self._baselines: Mapping[str, tuple[Baseline, ...]] = {}
-        self._before: Mapping[str, tuple[Baseline, ...]] = {}
-        self._written: Mapping[str, tuple[Baseline, ...]] | None = None
+        self._untold: Mapping[str, Traffic] = {}
+        self._telling: Mapping[str, Traffic] = {}
+        self._written: tuple[object, object] | None = None
         self._failing = False
 
     def load(self) -> None:
         """Take over what the agent before us left.  Never raises: a file that is torn or empty is as good as none."""
         try:
             content = json.loads(self._path.read_bytes())
-            self._since, self._baselines = _parsed(content, self._boot_id)
+            self._since, self._baselines, self._untold = _parsed(content, self._boot_id)
         except FileNotFoundError:
             pass
         except (OSError, ValueError, RecursionError) as problem:
@@ -105,11 +113,10 @@ class Counters:
 
     def deltas(self, samples: Iterable[InstanceSample]) -> Deltas:
         """
-        Tell what came since the baselines.
+        Tell what came since the baselines, and what was not told before.
 
-        @param samples: All instances there are.  One that did not answer keeps its baseline, and so does one whose
-            answer came from an older worker, which a reload left to finish.  One that is not among them is gone, and
-            its worker with it: its baseline goes too.
+        @param samples: All instances there are.  A worker that did not answer keeps its baseline as long as it lives.
+            An instance that is not among them is gone, and its worker with it: its baseline goes too.
         """
         traffic: dict[str, Traffic] = {}
         baselines: dict[str, tuple[Baseline, ...]] = {}
@@ -124,6 +131,11 @@ class Counters:
             kept = _not_read(known, readings, sample)
             if readings or kept:
                 baselines[sample.instance_id] = (*readings, *kept)
+        there = {
+            listener_id for workers in baselines.values() for baseline in workers for listener_id in baseline.listeners
+        }
+        for listener_id in there & self._untold.keys():
+            traffic[listener_id] = traffic.get(listener_id, Traffic()) + self._untold[listener_id]
         return Deltas(traffic, baselines)
 
     def advance(self, deltas: Deltas) -> bool:
@@ -133,15 +145,27 @@ class Counters:
         @return: False if a file with the old ones stands there and cannot be changed: then this traffic must not be
             told now.  It stays in what L{deltas} answers next.
         """
-        if not self._write(deltas.baselines):
+        if not self._write(deltas.baselines, {}):
             return False
-        self._before, self._baselines = self._baselines, deltas.baselines
+        self._baselines, self._untold, self._telling = deltas.baselines, {}, deltas.traffic
         return True
 
     def put_back(self) -> None:
-        """Undo the last `advance`: what it counted as told was not."""
-        self._baselines = self._before
-        self._write(self._baselines)
+        """What the last `advance` counted as told was not: it waits for a heartbeat that leaves."""
+        self._untold, self._telling = _something(self._telling), {}
+        self._write(self._baselines, self._untold)
+
+    def keep(self, deltas: Deltas) -> bool:
+        """
+        Write down what nobody is told now.
+
+        @return: False if a file stands there that cannot be changed: then it stays in what L{deltas} answers next.
+        """
+        untold = _something(deltas.traffic)
+        if not self._write(deltas.baselines, untold):
+            return False
+        self._baselines, self._untold = deltas.baselines, untold
+        return True
 
     def _told(self, instance_id: str, known: tuple[Baseline, ...], now: Baseline) -> Mapping[str, Traffic]:
         """What was told of a worker that answers now."""
@@ -157,11 +181,11 @@ class Counters:
         self._baselines = {**self._baselines, instance_id: (*self._baselines.get(instance_id, ()), now)}
         return now.listeners
 
-    def _write(self, baselines: Mapping[str, tuple[Baseline, ...]]) -> bool:
-        """Put baselines into the file; answer whether no others stand there."""
-        if self._written == baselines:
+    def _write(self, baselines: Mapping[str, tuple[Baseline, ...]], untold: Mapping[str, Traffic]) -> bool:
+        """Put both into the file; answer whether no others stand there."""
+        if self._written == (baselines, untold):
             return True
-        content = json.dumps(_document(self._boot_id, self._since, baselines), separators=(",", ":"))
+        content = json.dumps(_document(self._boot_id, self._since, baselines, untold), separators=(",", ":"))
         unfinished = beside(self._path)
         try:
             unfinished.unlink(missing_ok=True)
@@ -174,7 +198,7 @@ class Counters:
             removed = self._remove()
             self._tell_failure(problem, removed)
             return removed
-        self._written = baselines
+        self._written = (baselines, untold)
         if self._failing:
             self._failing = False
             self._log.info("{path} can be written again", path=str(self._path))
@@ -227,50 +251,70 @@ def _not_read(
     if sample.stats is None or sample.worker is None:
         return unread
     started = sample.worker.started
-    return tuple(baseline for baseline in unread if baseline.worker.started > started)
+    return tuple(baseline for baseline in unread if baseline.worker.started > started or baseline.worker.alive)
 
 
-def _document(boot_id: str, since: int, baselines: Mapping[str, tuple[Baseline, ...]]) -> dict[str, Any]:
+def _something(traffic: Mapping[str, Traffic]) -> Mapping[str, Traffic]:
+    """All of it but nothings."""
+    return {listener_id: came for listener_id, came in traffic.items() if came != Traffic()}
+
+
+def _document(
+    boot_id: str, since: int, baselines: Mapping[str, tuple[Baseline, ...]], untold: Mapping[str, Traffic]
+) -> dict[str, Any]:
     instances = {
         instance_id: [
             {
                 "pid": baseline.worker.pid,
                 "started": baseline.worker.started,
-                "listeners": {listener_id: asdict(total) for listener_id, total in baseline.listeners.items()},
+                "listeners": _encoded(baseline.listeners),
             }
             for baseline in workers
         ]
         for instance_id, workers in baselines.items()
     }
-    return {"version": _FORMAT, "boot": boot_id, "since": since, "instances": instances}
+    return {
+        "version": _FORMAT,
+        "boot": boot_id,
+        "since": since,
+        "instances": instances,
+        "untold": _encoded(untold),
+    }
 
 
-def _parsed(document: Any, boot_id: str) -> tuple[int, Mapping[str, tuple[Baseline, ...]]]:
+def _encoded(listeners: Mapping[str, Traffic]) -> dict[str, dict[str, int]]:
+    return {listener_id: asdict(traffic) for listener_id, traffic in listeners.items()}
+
+
+def _decoded(listeners: Any) -> dict[str, Traffic]:
+    return {
+        listener_id: Traffic(**{name: _count(traffic[name]) for name in ("tx", "rx", "totconns", "ereq")})
+        for listener_id, traffic in listeners.items()
+    }
+
+
+def _parsed(document: Any, boot_id: str) -> tuple[int, Mapping[str, tuple[Baseline, ...]], Mapping[str, Traffic]]:
     """
     Read what L{_document} wrote.
 
-    @return: C{since} and the baselines: zero and none from another boot.
+    @return: C{since}, the baselines, and what was not told: zero and none from another boot.
     @raise ValueError: if it is anything else.
     """
     try:
         if document["version"] != _FORMAT:
             raise ValueError("it has another format")
         if document["boot"] != boot_id:
-            return 0, {}
+            return 0, {}, {}
         baselines = {
             instance_id: tuple(
                 Baseline(
-                    ProcessIdentity(_count(worker["pid"]), _count(worker["started"])),
-                    {
-                        listener_id: Traffic(**{name: _count(total[name]) for name in ("tx", "rx", "totconns", "ereq")})
-                        for listener_id, total in worker["listeners"].items()
-                    },
+                    ProcessIdentity(_count(worker["pid"]), _count(worker["started"])), _decoded(worker["listeners"])
                 )
                 for worker in workers
             )
             for instance_id, workers in document["instances"].items()
         }
-        return _count(document["since"]), baselines
+        return _count(document["since"]), baselines, _decoded(document["untold"])
     except (KeyError, TypeError, AttributeError):
         raise ValueError("it has another format") from None
 

@@ -26,7 +26,6 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from amphora.blocking import BlockingCalls
 from amphora.config import Controller
@@ -35,6 +34,7 @@ from amphora.health.message import TooLarge, Traffic, build, fit
 from amphora.loadbalancer.sample import InstanceSample
 from amphora.loadbalancer.stats import Stats
 from amphora.vrrp.standing import ALONE, Standing
+from amphora.waiting import within
 
 REMEMBERED_INTERVALS: Final = 2
 """For how many intervals the last answer of a haproxy is told that does not answer any more."""
@@ -56,16 +56,17 @@ round trip from another; no news after half a second counts as good news.
 T = TypeVar("T")
 
 
-def look_up(host: str, port: int) -> str:
+def look_up(host: str, port: int) -> Sequence[str]:
     """
-    Find the first address of a name.  Waits for DNS: called in a thread.
+    Find the addresses of a name, of both families, the best first.  Waits for DNS: called in a thread.
 
     @raise OSError: if there is none.
     """
     try:
-        return str(socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0][4][0])
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
     except UnicodeError:
         raise OSError(f"{host!r} is no host name") from None
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 class LastAnswers:
@@ -116,32 +117,6 @@ class LastAnswers:
         self._untold = untold
 
 
-def _within(reactor: IReactorTime, seconds: float, awaited: Deferred[T]) -> Deferred[T]:
-    """
-    Wait for something, but not for ever.  It is not cancelled when the time is over, nor when the waiting is: then
-    what comes of it is dropped.
-
-    @return: What fires as C{awaited} does, or fails with the built-in L{TimeoutError}.
-    """
-    waiter: Deferred[T] = Deferred(lambda _: overdue.cancel())
-
-    def give_up() -> None:
-        waiter.errback(TimeoutError(f"nothing came within {seconds:g} s"))
-
-    def pass_on(result: T | Failure) -> None:
-        if waiter.called:
-            return
-        overdue.cancel()
-        if isinstance(result, Failure):
-            waiter.errback(result)
-        else:
-            waiter.callback(result)
-
-    overdue = reactor.callLater(seconds, give_up)
-    awaited.addBoth(pass_on)
-    return waiter
-
-
 class _Ledger:
     """The counters, in a thread and under a deadline: a disk that hangs holds up the figures, not the heartbeat."""
 
@@ -159,14 +134,16 @@ class _Ledger:
         """Answer the traffic that counts as told from now on; None if it has to wait."""
         return None if self._busy else await self._in_time(self._take(samples))
 
+    async def keep(self, samples: Iterable[InstanceSample]) -> bool:
+        """Write down the traffic that nobody is told of now; answer whether that was done."""
+        return not self._busy and bool(await self._in_time(self._keep(samples)))
+
     async def put_back(self) -> None:
         """What the last L{take} answered was not told after all."""
         await self._in_time(self._put_back())
 
     async def _take(self, samples: Iterable[InstanceSample]) -> Mapping[str, Traffic] | None:
-        if not self._loaded:
-            await self._blocking.run(self._counters.load)
-            self._loaded = True
+        await self._load()
         deltas = self._counters.deltas(samples)
         if not await self._blocking.run(self._counters.advance, deltas):
             return None
@@ -174,12 +151,21 @@ class _Ledger:
             await self._put_back()
         return deltas.traffic
 
+    async def _keep(self, samples: Iterable[InstanceSample]) -> bool:
+        await self._load()
+        return await self._blocking.run(self._counters.keep, self._counters.deltas(samples))
+
+    async def _load(self) -> None:
+        if not self._loaded:
+            await self._blocking.run(self._counters.load)
+            self._loaded = True
+
     async def _put_back(self) -> None:
         await self._blocking.run(self._counters.put_back)
 
     async def _in_time(self, work: Coroutine[Deferred[Any], Any, T]) -> T | None:
         try:
-            return await _within(self._reactor, _DISK_PATIENCE, Deferred.fromCoroutine(self._alone(work)))
+            return await within(self._reactor, _DISK_PATIENCE, Deferred.fromCoroutine(self._alone(work)))
         except TimeoutError:
             self._late = True
             self._log.error("the disk does not answer: heartbeats go on without traffic figures")
@@ -227,9 +213,12 @@ class _Destination:
     reachable: bool | None = None
     """None until the first heartbeat was sent there."""
     looking_up: bool = False
-    address: str | None = None
+    addresses: Sequence[str] = ()
+    """Those of its name, as found last; none where they have to be found anew."""
     looked_up: float = 0.0
     """When its name was last asked for, in the clock's seconds."""
+    address: str | None = None
+    """The one that the socket is connected to."""
     _socket: socket.socket | None = None
 
     @property
@@ -245,6 +234,7 @@ class _Destination:
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
         self._socket.connect((address, self.controller.port))
+        self.address = address
 
     def send(self, datagram: bytes) -> None:
         assert self._socket is not None
@@ -260,12 +250,16 @@ class _Destination:
         if code:
             raise OSError(code, os.strerror(code))
 
-    def close(self) -> None:
-        """Forget the socket and the address: at the next turn both are made anew, as both may have changed."""
+    def disconnect(self) -> None:
         self.address = None
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+    def close(self) -> None:
+        """Forget the socket and the addresses: at the next turn all is made anew, as all may have changed."""
+        self.addresses = ()
+        self.disconnect()
 
 
 class HeartbeatSender(Service):
@@ -290,10 +284,10 @@ class HeartbeatSender(Service):
         samples: Callable[[], Awaitable[Sequence[InstanceSample]]],
         counters: Counters,
         standing: Callable[[], Standing] = lambda: ALONE,
-        told: Callable[[Sequence[InstanceSample]], None] = lambda _: None,
+        taken: Callable[[Sequence[InstanceSample]], None] = lambda _: None,
         silence: Callable[[], str | None] = lambda: None,
         phase: Callable[[], float] = random.random,
-        look_up: Callable[[str, int], str] = look_up,
+        look_up: Callable[[str, int], Sequence[str]] = look_up,
     ) -> None:
         """
         @param key: What heartbeats are signed with.  Without one, or without controllers, none are sent.
@@ -301,12 +295,12 @@ class HeartbeatSender(Service):
         @param samples: Asks all instances that should be told of.  What takes longer than half an interval is not
             waited for.
         @param standing: The amphora's place among its peers.
-        @param told: Called with what C{samples} answered, when a controller was told of its traffic.
+        @param taken: Called with what C{samples} answered, when its traffic was told, or written down to be told.
         @param silence: Asked before each heartbeat why none may leave; None where one may.  An amphora that cannot do
             its work falls silent, so that its controller replaces it.
         @param phase: Which part of an interval, from 0 to 1, to wait between the first heartbeat and the second, so
             that amphorae that were started together do not all speak at once for good.
-        @param look_up: Finds the address of a name and port, in a thread.
+        @param look_up: Finds the addresses of a name and port, in a thread.
         """
         self._reactor = reactor
         self._blocking = blocking
@@ -317,7 +311,7 @@ class HeartbeatSender(Service):
         self._interval = interval
         self._samples = samples
         self._standing = standing
-        self._told = told
+        self._taken = taken
         self._silence = silence
         self._silent = False
         self._ledger = _Ledger(reactor, blocking, counters)
@@ -333,6 +327,7 @@ class HeartbeatSender(Service):
         self._ended: list[Deferred[None]] = []
         self._interruptible: Deferred[Any] | None = None
         self._unread = False
+        self._unheard = False
         self._too_large = False
         self._size = 0
         self.sent = 0
@@ -411,23 +406,39 @@ class HeartbeatSender(Service):
         for destination in self._destinations:
             destination.close()
 
-    async def _round(self) -> None:
-        if self._falls_silent():
+    async def leave(self) -> None:
+        """
+        Write down what was not told, for the next agent: called when the service has stopped, before what old workers
+        of haproxy carried is forgotten.
+        """
+        if self._first is None:
             return
+        reading = Deferred.fromCoroutine(self._ask())
+        try:
+            samples = await within(self._reactor, self._interval / 2, reading)
+            await self._ledger.keep(samples)
+        except Exception:
+            reading.cancel()
+            self._log.failure("the last traffic figures are lost")
+
+    async def _round(self) -> None:
+        silent = self._falls_silent()
         samples = await self._read()
         told = self._answers.complete(samples, self._began)
-        traffic = None if samples is None else await self._ledger.take(samples)
+        traffic = None if samples is None else await self._collect(samples, untold=silent or self._unheard)
+        if silent:
+            return
         delivered = False
         try:
             datagram = self._make(told, traffic or {})
-            if datagram is not None and await self._deliver(datagram):
-                delivered = True
-                self._size = len(datagram)
+            if datagram is not None:
+                delivered = await self._deliver(datagram)
+                self._unheard = not delivered
+                if delivered:
+                    self._size = len(datagram)
         finally:
-            if traffic is not None and not delivered:
+            if traffic and not delivered:
                 await self._ledger.put_back()
-        if samples is not None and traffic is not None and delivered:
-            self._told(samples)
         self.sent += delivered
 
     def _falls_silent(self) -> bool:
@@ -439,11 +450,22 @@ class HeartbeatSender(Service):
         self._silent = reason is not None
         return self._silent
 
+    async def _collect(self, samples: Sequence[InstanceSample], *, untold: bool) -> Mapping[str, Traffic] | None:
+        """Take the traffic to tell; None where it has to wait, as it does as long as no heartbeat gets through."""
+        if untold:
+            traffic, taken = None, await self._ledger.keep(samples)
+        else:
+            traffic = await self._ledger.take(samples)
+            taken = traffic is not None
+        if taken:
+            self._taken(samples)
+        return traffic
+
     async def _read(self) -> Sequence[InstanceSample] | None:
         """Ask all instances; None if that failed as a whole or took too long."""
         reading = Deferred.fromCoroutine(self._ask())
         try:
-            samples = await self._unless_stopped(_within(self._reactor, self._interval / 2, reading))
+            samples = await self._unless_stopped(within(self._reactor, self._interval / 2, reading))
         except Exception:
             reading.cancel()
             if not self.running:
@@ -506,10 +528,11 @@ class HeartbeatSender(Service):
 
     async def _send(self, destination: _Destination, datagram: bytes) -> bool:
         try:
-            if not destination.connected:
-                destination.connect(await self._address(destination))
-            destination.send(datagram)
-            await self._hear_refusal(destination)
+            if destination.connected:
+                destination.send(datagram)
+                await self._hear_refusal(destination)
+            else:
+                await self._send_to_first(destination, await self._addresses(destination), datagram)
         except OSError as problem:
             self._tell_unreachable(destination, problem)
             return False
@@ -517,9 +540,23 @@ class HeartbeatSender(Service):
             self._log.info("heartbeats reach {controller} again", controller=destination.name)
         destination.reachable = True
         age = self._reactor.seconds() - destination.looked_up
-        if destination.address is not None and age > LOOKUP_AGE and not destination.looking_up:
+        if destination.addresses and age > LOOKUP_AGE and not destination.looking_up:
             Deferred.fromCoroutine(self._look_again(destination, destination.address))
         return True
+
+    async def _send_to_first(self, destination: _Destination, addresses: Sequence[str], datagram: bytes) -> None:
+        """Connect to the first of the addresses that takes the datagram.  @raise OSError: what the last one says."""
+        for address in addresses:
+            try:
+                destination.connect(address)
+                destination.send(datagram)
+                await self._hear_refusal(destination)
+            except OSError:
+                destination.disconnect()
+                if address == addresses[-1]:
+                    raise
+            else:
+                break
 
     async def _hear_refusal(self, destination: _Destination) -> None:
         for pause in _REFUSAL_PAUSES:
@@ -530,42 +567,43 @@ class HeartbeatSender(Service):
                 return
         destination.check()
 
-    async def _address(self, destination: _Destination) -> str:
+    async def _addresses(self, destination: _Destination) -> Sequence[str]:
         """
-        Find a controller's address, within a second.
+        Find a controller's addresses, within a second.
 
         @raise OSError: if its name has none, or was not answered for yet.
         """
         host = destination.controller.host
         if isIPAddress(host) or isIPv6Address(host):
-            return host
-        if destination.address is not None:
-            return destination.address
+            return (host,)
+        if destination.addresses:
+            return destination.addresses
         if destination.looking_up:
             raise TimeoutError("its name is still being looked up")
         looking_up = Deferred.fromCoroutine(self._find(destination))
-        return await self._unless_stopped(_within(self._reactor, _LOOKUP_PATIENCE, looking_up))
+        return await self._unless_stopped(within(self._reactor, _LOOKUP_PATIENCE, looking_up))
 
-    async def _find(self, destination: _Destination) -> str:
+    async def _find(self, destination: _Destination) -> Sequence[str]:
         destination.looking_up = True
         destination.looked_up = self._reactor.seconds()
         try:
             controller = destination.controller
-            destination.address = await self._blocking.run(self._look_up, controller.host, controller.port)
-            return destination.address
+            destination.addresses = await self._blocking.run(self._look_up, controller.host, controller.port)
+            return destination.addresses
         finally:
             destination.looking_up = False
 
-    async def _look_again(self, destination: _Destination, before: str) -> None:
+    async def _look_again(self, destination: _Destination, before: str | None) -> None:
         """See whether a name that works has moved.  While that cannot be learnt, its address stands."""
         try:
-            address = await self._find(destination)
+            addresses = await self._find(destination)
         except OSError:
             return
-        if address != before:
-            self._log.info("{controller} is at {address} now", controller=destination.name, address=address)
-            destination.close()
-            destination.address = address
+        if before not in addresses:
+            self._log.info(
+                "{controller} is at {addresses} now", controller=destination.name, addresses=", ".join(addresses)
+            )
+            destination.disconnect()
 
     def _tell_unreachable(self, destination: _Destination, problem: OSError) -> None:
         destination.close()

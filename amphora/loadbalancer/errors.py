@@ -59,3 +59,6 @@ class StorageFailed(LoadBalancerError):
 
     what: str
     reason: str
+
+    def __str__(self) -> str:
+        return f"{self.what} cannot be stored: {self.reason}"

@@ -14,7 +14,7 @@ import pwd
 import re
 import signal
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
 
 from attrs import define, field, frozen
@@ -29,10 +29,10 @@ from amphora.families import Family, find_families, given_files, runs
 from amphora.loadbalancer import store
 from amphora.loadbalancer.haproxy_config import HaproxyConfig
 from amphora.loadbalancer.notify import NotifySocket
-from amphora.loadbalancer.old_workers import OldWorker, hold
+from amphora.loadbalancer.old_workers import Ask, OldWorker, hold
 from amphora.loadbalancer.sample import OldFigures
 from amphora.loadbalancer.sockets import ISocketReactor, NoAnswer, ask
-from amphora.loadbalancer.stats import UnreadableStats, parse_stats
+from amphora.loadbalancer.stats import UnreadableStats
 from amphora.loadbalancer.store import InstanceFiles
 from amphora.process import (
     CommandFailed,
@@ -52,9 +52,12 @@ STOP_TIMEOUT = 5.0
 KILL_TIMEOUT = 5.0
 STATE_TIMEOUT = 5.0
 HOLD_TIMEOUT = 2.0
+OLD_WORKER_TIMEOUT = 3600.0
+LOAD = "AMPHORA_LOAD"
+"""The variable in which a worker has the mark of what it loaded."""
 _POLL = 0.05
 _FINAL_KEPT = 16
-"""Of how many workers that have ended the last figures are kept for a controller to hear."""
+"""Of how many workers that have ended the last figures are kept to be counted."""
 
 
 class HaproxyFailed(Exception):
@@ -93,9 +96,9 @@ class Processes:
         return next((worker for worker in self.workers if worker.reloads == 0), None)
 
     @property
-    def old(self) -> int:
-        """How many workers still finish the connections that they had before a reload."""
-        return sum(worker.reloads > 0 for worker in self.workers)
+    def old(self) -> tuple[Worker, ...]:
+        """Those that still finish the connections that they had before a reload, the last replaced first."""
+        return tuple(sorted((worker for worker in self.workers if worker.reloads), key=lambda worker: worker.reloads))
 
 
 def parse_processes(answer: bytes) -> Processes:
@@ -138,12 +141,14 @@ class HaproxyProgram:
         return runs(process, self.path) and given_files(process) == [str(files.running), str(files.overlay)]
 
 
-def overlay_for(files: InstanceFiles, config: HaproxyConfig, *, as_root: bool) -> bytes:
+def overlay_for(files: InstanceFiles, config: HaproxyConfig, *, load: str, as_root: bool) -> bytes:
     """
     What we add to an uploaded configuration: a second file with a `global` section.
 
     Our own stats socket; `noreuseport`, because two haproxies on one address would otherwise share its
     connections silently; and the group to run as where the upload, like Octavia's, leaves it to the host.
+
+    @param load: A mark that is given once, by which a worker tells what it was given.
     """
     lines = [
         "# Written by the amphora agent; read together with haproxy.cfg.",
@@ -152,6 +157,7 @@ def overlay_for(files: InstanceFiles, config: HaproxyConfig, *, as_root: bool) -
         # How long an interactive session may rest: ours rest from one heartbeat to the next.
         "    stats timeout 1h",
         "    noreuseport",
+        f"    setenv {LOAD} {load}",
     ]
     if as_root and not config.own_group:
         lines.append(f"    group {grp.getgrgid(pwd.getpwnam('nobody').pw_gid).gr_name}")
@@ -175,6 +181,8 @@ class Haproxy:
     _files: InstanceFiles
     _died: Callable[[], None]
     """Called when it ends without having been told to."""
+    _spoke: Callable[[], None]
+    """Called when it says that it is ready and nobody waits for that: a reload that took too long has ended."""
 
     _watch: ProcessWatch | None = field(init=False, default=None)
     _old: list[OldWorker] = field(init=False, factory=list)
@@ -244,7 +252,7 @@ class Haproxy:
         @raise HaproxyFailed: if it still runs what it ran before, or ended.
         @raise HaproxyNotFound: if it does not run.
         """
-        process = self._running()
+        process = await self._running()
         patience = _patience(members)
         deadline = self._reactor.seconds() + patience
         await self._blocking.run(output.trim, self._files.log)
@@ -259,8 +267,10 @@ class Haproxy:
             signalled = True
             self._notify.forget(process.pid)
             process.send_signal(signal.SIGUSR2)
-            await self._until(lambda: self._notify.said_ready(process.pid), patience)
-            # Ready is also said after a load that failed; what came of it, the master tells.
+            # Ready is also said after a load that failed; what came of it, the master tells.  One that cannot say it
+            # (somebody else has started it) is asked all the same.
+            with suppress(TimeoutError):
+                await self._until(lambda: self._notify.said_ready(process.pid), patience)
             after = await self._processes(deadline)
             while after.reloads == before.reloads and self.process is not None:
                 if self._reactor.seconds() > deadline:
@@ -293,7 +303,7 @@ class Haproxy:
         @raise HaproxyNotFound: if it does not run.
         @raise HaproxyFailed: if even the kernel could not end it.
         """
-        process = self._running()
+        process = await self._running()
         workers = process.children()
         self._stopping = True
         try:
@@ -322,14 +332,31 @@ class Haproxy:
 
     async def last_load_worked(self) -> bool:
         """
-        Does the worker that accepts connections run what the master was last given?
+        Does the worker that accepts connections run what was last put in place for it?
 
-        @raise HaproxyFailed: if the master does not tell.
+        @raise HaproxyFailed: if the master does not tell, or ends.
         """
         try:
-            return (await self._processes(self._reactor.seconds() + READY_TIMEOUT)).current is not None
+            processes = await self._processes(self._reactor.seconds() + READY_TIMEOUT)
         except TimeoutError:
             raise HaproxyFailed("haproxy does not tell what came of its last reload") from None
+        if self.process is None:
+            raise HaproxyFailed("haproxy ended before it told what came of its last reload")
+        if processes.current is None:
+            # Whoever was held for it goes on as before.
+            for old in self._old:
+                if old.stats is not None and not old.stats.stopping:
+                    self._let_go(old)
+            return False
+        # The master may never have been told to load it: an agent can die before it sends the signal.
+        question = f"show env {LOAD}\n".encode()
+        try:
+            answer = await ask(self._reactor, self._files.stats_socket, question, timeout=STATE_TIMEOUT)
+        except NoAnswer:
+            # The worker hangs; the master's word has to do.
+            return True
+        mark = answer.strip().decode("ascii", "replace").partition("=")[2]
+        return await self._blocking.run(store.is_marked, self._files, f"{LOAD} {mark}")
 
     async def server_state(self) -> bytes:
         """
@@ -417,34 +444,33 @@ class Haproxy:
             processes = await self._processes(self._reactor.seconds() + HOLD_TIMEOUT)
         except TimeoutError:
             return
-        for worker in processes.workers:
+        for worker in processes.old:
             process = ProcessIdentity.of(worker.pid)
-            if worker.reloads and process is not None:
-                question = b"@!%d show info;@!%d show stat -1 7 -1;quit\n" % (worker.pid, worker.pid)
-                asking = partial(self._ask_master, question)
-                try:
-                    stats = parse_stats(await asking(HOLD_TIMEOUT))
-                except (NoAnswer, UnreadableStats):
-                    continue
-                self._old.append(OldWorker(process, stats, asking, lambda: None, held=False))
+            if process is not None:
+                self._old.append(OldWorker(process, None, self._through_master(worker.pid), lambda: None, held=False))
+        await self.old_figures(HOLD_TIMEOUT)
 
-    async def _ask_master(self, question: bytes, timeout: float) -> bytes:
-        return await ask(self._reactor, self._files.master_socket, question, timeout=timeout)
+    def _through_master(self, pid: int) -> Ask:
+        question = b"@!%d show info;@!%d show stat -1 7 -1;quit\n" % (pid, pid)
+        socket = self._files.master_socket
+        return lambda: Deferred.fromCoroutine(ask(self._reactor, socket, question, timeout=OLD_WORKER_TIMEOUT))
 
     async def old_figures(self, timeout: float) -> tuple[OldFigures, ...]:
-        """What old workers carry, each asked for so many seconds at most; of those that have ended, the last word."""
-        self._forget_untold()
+        """What old workers carry, each waited for so many seconds at most; of those that have ended, the last word."""
+        self._forget_untaken()
         old = tuple(self._old)
-        await gatherResults([Deferred.fromCoroutine(worker.read(timeout)) for worker in old], consumeErrors=True)
-        return tuple(OldFigures(worker.process, worker.stats) for worker in old)
+        await gatherResults(
+            [Deferred.fromCoroutine(worker.read(self._reactor, timeout)) for worker in old], consumeErrors=True
+        )
+        return tuple(OldFigures(worker.process, worker.stats) for worker in old if worker.stats is not None)
 
-    def figures_told(self, figures: Iterable[OldFigures]) -> None:
-        """These were told to a controller: workers whose figures are final are of no interest any more."""
-        told = {each.worker: each.stats for each in figures}
-        self._old = [old for old in self._old if not (old.final and told.get(old.process) == old.stats)]
+    def figures_taken(self, figures: Iterable[OldFigures]) -> None:
+        """These were counted: workers whose figures are final are of no interest any more."""
+        taken = {each.worker: each.stats for each in figures}
+        self._old = [old for old in self._old if not (old.final and taken.get(old.process) == old.stats)]
 
-    def _forget_untold(self) -> None:
-        """Where nobody is ever told, figures do not pile up."""
+    def _forget_untaken(self) -> None:
+        """Where nobody ever counts them, figures do not pile up."""
         final = [old for old in self._old if old.final]
         for old in final[: max(0, len(final) - _FINAL_KEPT)]:
             self._old.remove(old)
@@ -467,9 +493,9 @@ class Haproxy:
                     raise TimeoutError() from None
                 await deferLater(self._reactor, _POLL)
 
-    def _running(self) -> ProcessIdentity:
+    async def _running(self) -> ProcessIdentity:
         if self._watch is None:
-            pid = store.read_pid(self._files)
+            pid = await self._blocking.run(store.read_pid, self._files)
             named = f"process with PID {pid}" if pid is not None else f"process for {self._files.instance_id}"
             raise HaproxyNotFound(f"haproxy {named} not found")
         return self._watch.identity
@@ -479,7 +505,7 @@ class Haproxy:
         if not watch.start():
             return False
         self._watch = watch
-        self._notify.subscribe(process.pid, self._heard)
+        self._notify.subscribe(process.pid, self._said_ready)
         return True
 
     def stop_watching(self) -> None:
@@ -497,6 +523,11 @@ class Haproxy:
         self._heard()
         if not expected:
             self._died()
+
+    def _said_ready(self) -> None:
+        if self._news is None:
+            self._spoke()
+        self._heard()
 
     def _heard(self) -> None:
         news, self._news = self._news, None

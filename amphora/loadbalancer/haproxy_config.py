@@ -62,7 +62,8 @@ class HaproxyConfig:
     What a configuration says of itself.
 
     `members` is the number of servers; `own_group` tells that its global section names the group to run as;
-    `state_file` is where it looks for its servers' state when it starts.
+    `state_file` is where it looks for its servers' state when it starts; `peers` are all that exchange tables, by name,
+    with their addresses; `other_binds` are what it listens on for others than clients.
     """
 
     frontends: tuple[FrontendConfig, ...] = ()
@@ -70,10 +71,17 @@ class HaproxyConfig:
     members: int = 0
     own_group: bool = False
     state_file: Path | None = None
+    peers: tuple[tuple[str, Bind], ...] = ()
+    other_binds: tuple[Bind, ...] = ()
 
     @property
     def binds(self) -> frozenset[Bind]:
+        """The addresses of its frontends: those that clients use."""
         return frozenset(bind for frontend in self.frontends for bind in frontend.binds)
+
+    def addresses(self, peer: str) -> frozenset[Bind]:
+        """All that a haproxy listens on which is this peer."""
+        return self.binds | frozenset((*(bind for name, bind in self.peers if name == peer), *self.other_binds))
 
     @property
     def listener_type(self) -> str:
@@ -100,6 +108,8 @@ def parse_config(content: bytes) -> HaproxyConfig:
     members = 0
     own_group = False
     state_file: Path | None = None
+    peers: list[tuple[str, Bind]] = []
+    other_binds: list[Bind] = []
     default_mode = "tcp"
     named_modes: dict[str | None, str] = {}
     for section in _sections(content.decode("utf-8", "replace")):
@@ -120,27 +130,38 @@ def parse_config(content: bytes) -> HaproxyConfig:
                     name=section.name,
                     mode=_mode(section, named_modes.get(section.base, default_mode)),
                     tls=any("ssl" in words[2:] for words in binds),
-                    binds=tuple(bind for words in binds if len(words) > 1 for bind in _binds(words)),
+                    binds=tuple(bind for words in binds for bind in _binds(words[1:])),
                 )
+            )
+        elif section.kind in ("peers", "log-forward"):
+            other_binds += (bind for words in section.lines if words[0] == "bind" for bind in _binds(words[1:]))
+            peers += (
+                (words[1], bind)
+                for words in section.lines
+                if words[0] in ("peer", "server")
+                for bind in _binds(words[2:])
             )
         if section.kind in ("backend", "listen"):
             members += sum(words[0] == "server" for words in section.lines)
-    return HaproxyConfig(tuple(frontends), tuple(sockets), members, own_group, state_file)
+    return HaproxyConfig(
+        tuple(frontends), tuple(sockets), members, own_group, state_file, tuple(peers), tuple(other_binds)
+    )
 
 
 def _binds(words: list[str]) -> list[Bind]:
     """
-    The addresses of a `bind` line (configuration manual, 4.2 and 11).
+    The addresses of a `bind` line (configuration manual, 4.2 and 11), which are the first of these words; none, if
+    there are no words.
 
     Left out is what cannot be told from the text alone: names, variables, sockets of other kinds, addresses of
     another namespace, and transparent ones, which may be anybody's.
     """
-    options = words[2:]
+    options = words[1:]
     if "transparent" in options or "namespace" in options:
         return []
     interface = options[options.index("interface") + 1] if "interface" in options[:-1] else ""
     found: list[Bind] = []
-    for text in words[1].split(","):
+    for text in words[0].split(",") if words else ():
         host, separator, ports = text.rpartition(":")
         kind, at, rest = host.partition("@")
         if at:

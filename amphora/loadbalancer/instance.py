@@ -14,9 +14,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
+from uuid import uuid4
 
 from attrs import define, evolve, field, frozen
-from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
+from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults, succeed
 from twisted.logger import Logger
 
 from amphora import output
@@ -107,7 +108,8 @@ class Surroundings:
 
     reactor: IHaproxyReactor
     blocking: BlockingCalls
-    make_haproxy: Callable[[InstanceFiles, Callable[[], None]], Haproxy]
+    make_haproxy: Callable[[InstanceFiles, Callable[[], None], Callable[[], None]], Haproxy]
+    """Takes what to call when haproxy died, and when it says unasked that it is ready."""
     logs: LogDestination
     amphora_id: str
     namespace: str
@@ -169,7 +171,7 @@ class Instance:
 
     def __attrs_post_init__(self) -> None:
         self._restart = BackOff(self._surroundings.reactor, self._restart_now)
-        self._haproxy = self._surroundings.make_haproxy(self._files, self._haproxy_died)
+        self._haproxy = self._surroundings.make_haproxy(self._files, self._haproxy_died, self._haproxy_spoke)
         self._jobs = JobQueue(self.instance_id, self._settled, (LoadBalancerError, BadPEM))
 
     # What can be asked
@@ -197,8 +199,13 @@ class Instance:
 
     def holds(self, bind: Bind) -> bool:
         """Does its haproxy listen on an address that nobody else could have beside it?"""
-        running = self._running is not None and self._haproxy.process is not None
-        return running and any(held.overlaps(bind) for held in self._running.binds)  # type: ignore[union-attr]
+        return any(held.overlaps(bind) for held in self._held())
+
+    def _held(self) -> frozenset[Bind]:
+        """What its haproxy listens on."""
+        if self._running is None or self._haproxy.process is None:
+            return frozenset()
+        return self._running.addresses(self._peer())
 
     @property
     def should_run(self) -> bool:
@@ -228,13 +235,17 @@ class Instance:
 
     async def sample(self, timeout: float) -> InstanceSample:
         """What a heartbeat tells of it, as far as its haproxy answers within so many seconds."""
-        old = await self._haproxy.old_figures(timeout)
-        stats, worker = await self._ask_stats(timeout)
+        # Both at the same moment: a worker that a reload replaces meanwhile must not be missed by either.
+        both: list[Deferred[Any]] = [
+            Deferred.fromCoroutine(self._ask_stats(timeout)),
+            Deferred.fromCoroutine(self._haproxy.old_figures(timeout)),
+        ]
+        (stats, worker), old = await gatherResults(both, consumeErrors=True)
         return InstanceSample(self.instance_id, stats, worker, old)
 
-    def told(self, sample: InstanceSample) -> None:
-        """A controller was told of this sample's traffic."""
-        self._haproxy.figures_told(sample.old)
+    def taken(self, sample: InstanceSample) -> None:
+        """This sample's traffic was told to a controller, or will be."""
+        self._haproxy.figures_taken(sample.old)
 
     async def _ask_stats(self, timeout: float) -> tuple[Stats | None, ProcessIdentity | None]:
         if self._haproxy.process is None:
@@ -328,11 +339,14 @@ class Instance:
         """
         return self._run_job(lambda: self._adopt(family))
 
-    async def release(self) -> None:
-        """The agent ends: jobs are finished, haproxy is left alone."""
+    async def finish(self) -> None:
+        """The agent ends: jobs are done to their end, and no new ones are begun."""
         self._released = True
         self._restart.cancel()
         await self._jobs.finished()
+
+    def release(self) -> None:
+        """Leave haproxy alone."""
         self._haproxy.stop_watching()
 
     # The jobs
@@ -404,7 +418,7 @@ class Instance:
             pid = await self._run(config)
         except HaproxyFailed as error:
             self._log.error("{instance}: start failed: {error}", instance=self.instance_id, error=error)
-            if await self._run_kept(str(error)):
+            if await self._run_kept(error):
                 raise ActionFailed("start", f"{error}\n{_KEPT_RUNS}") from error
             await self._remember(before)
             raise ActionFailed("start", str(error)) from error
@@ -432,25 +446,32 @@ class Instance:
                 return await self._start_after_crash(config, str(error))
             raise ActionFailed("reload", str(error)) from error
         self._log.info("{instance}: haproxy reloaded", instance=self.instance_id)
-        # One has been replaced just now, and is let go when its figures were read.
-        lingering = processes.old - 1
-        if lingering > 0:
-            self._log.warn(
-                "{instance}: {old} old haproxy workers still finish connections that they had before a reload",
-                instance=self.instance_id,
-                old=lingering,
-            )
+        self._tell_lingering(processes)
         process = self._haproxy.process
         if process is None:
             raise ActionFailed("reload", "haproxy ended after it had reloaded")
         return self._done("reloaded", process.pid)
 
+    def _tell_lingering(self, processes: Processes) -> None:
+        # One has been replaced just now, and is let go when its figures were read.
+        workers = [ProcessIdentity.of(worker.pid) for worker in processes.old[1:]]
+        old = [worker for worker in workers if worker is not None]
+        if old:
+            self._log.warn(
+                "{instance}: {old} old haproxy workers still finish connections that they had before a reload; "
+                "they hold {memory} MB, and the oldest was started {age} min ago",
+                instance=self.instance_id,
+                old=len(old),
+                memory=sum(worker.resident for worker in old) // 2**20,
+                age=int(max(worker.age for worker in old) // 60),
+            )
+
     async def _start_after_crash(self, config: HaproxyConfig, reason: str) -> str:
         """A reload has ended haproxy altogether: what it should have loaded is started, or else what ran before."""
         try:
             pid = await self._run(config)
-        except HaproxyFailed as error:
-            if await self._run_kept(str(error)):
+        except (HaproxyFailed, StorageFailed) as error:
+            if await self._run_kept(error):
                 raise ActionFailed("reload", f"{reason}\n{error}\n{_KEPT_RUNS}") from error
             self._restart_later()
             raise ActionFailed("reload", f"{reason}\n{error}") from error
@@ -531,17 +552,19 @@ class Instance:
         self._surroundings.changed()
 
     async def _return_run(self) -> None:
-        overlay = b"" if self._running is None else self._overlay(self._running)
-        await self._store("configuration", lambda: store.return_run(self._files, overlay))
+        await self._store("configuration", lambda: store.return_run(self._files))
 
-    async def _run_kept(self, reason: str) -> bool:
+    async def _run_kept(self, reason: HaproxyFailed | StorageFailed) -> bool:
         """
-        Start haproxy with what ran last, because what was uploaded does not come up.
+        Start haproxy with what ran last, because what was uploaded does not come up, or cannot be put in place.
 
         @return: Whether it runs now.
         """
         kept = self._running
-        if kept is None or not await self._store("configuration", lambda: store.has_other_to_run(self._files)):
+        if kept is None or self._haproxy.process is not None:
+            return False
+        other = await self._store("configuration", lambda: store.has_other_to_run(self._files))
+        if not other and isinstance(reason, HaproxyFailed):
             return False
         try:
             await self._provide(kept)
@@ -553,14 +576,19 @@ class Instance:
                 error=error,
             )
             return False
-        self._shortcoming = reason
+        self._undecided = False
         self._surroundings.addresses.bound(kept.binds)
-        self._log.error(
-            "{instance}: the uploaded configuration does not come up; haproxy runs the one from before, process {pid}",
-            instance=self.instance_id,
-            pid=pid,
-        )
         await self._expect_it(True)
+        if other:
+            self._shortcoming = str(reason)
+            self._log.error(
+                "{instance}: the uploaded configuration does not come up; haproxy runs the one from before, "
+                "process {pid}",
+                instance=self.instance_id,
+                pid=pid,
+            )
+        else:
+            self._log.info("{instance}: haproxy started as it was, process {pid}", instance=self.instance_id, pid=pid)
         self._surroundings.changed()
         return True
 
@@ -573,6 +601,16 @@ class Instance:
         self._surroundings.changed()
         if self.should_run:
             self._restart_later()
+
+    def _haproxy_spoke(self) -> None:
+        if self._undecided and not self._released:
+            self._run_job(self._decide).addErrback(lambda reason: reason.trap(LoadBalancerError))
+
+    async def _decide(self) -> None:
+        """A reload that took too long has ended: see what came of it."""
+        if self._undecided and self._haproxy.process is not None:
+            with suppress(HaproxyFailed):
+                await self._finish_reload()
 
     def _restart_later(self) -> None:
         """Start again what should run."""
@@ -604,7 +642,7 @@ class Instance:
             await self._run(config)
         except (HaproxyFailed, StorageFailed) as error:
             self._log.error("{instance}: start failed: {error}", instance=self.instance_id, error=error)
-            if not await self._run_kept(str(error)):
+            if not await self._run_kept(error):
                 self._restart_later()
 
     async def _delete(self) -> None:
@@ -695,13 +733,13 @@ class Instance:
         worked = await self._haproxy.last_load_worked()
         self._undecided = False
         if worked:
-            self._running = await self._store("configuration", lambda: store.read_config(self._files.running))
+            self._log.info("{instance}: its last reload came about", instance=self.instance_id)
             await self._store("configuration", lambda: store.confirm_run(self._files))
         else:
             self._log.error("{instance}: its last reload failed", instance=self.instance_id)
-            previous = await self._store("configuration", lambda: store.read_config(self._files.previous))
-            self._running = previous
             await self._return_run()
+        self._running = await self._store("configuration", lambda: store.read_config(self._files.running))
+        self._surroundings.changed()
 
     # What the jobs are made of
 
@@ -738,12 +776,14 @@ class Instance:
             write_synced(self._files.overlay_candidate, self._overlay(config))
 
         await self._store("configuration", stage_overlay)
-        result = await self._haproxy.check(self._files.config, self._files.overlay_candidate, self._peer())
-        await self._store("configuration", self._files.overlay_candidate.unlink)
+        try:
+            result = await self._haproxy.check(self._files.config, self._files.overlay_candidate, self._peer())
+        finally:
+            await self._store("configuration", self._files.overlay_candidate.unlink)
         if not result.succeeded:
             raise HaproxyFailed(result.output.strip())
-        ours = self._running.binds if self._running is not None and self._haproxy.process is not None else frozenset()
-        wanted = [bind for bind in config.binds if not any(bind.overlaps(held) for held in ours)]
+        ours = self._held()
+        wanted = [bind for bind in config.addresses(self._peer()) if not any(bind.overlaps(held) for held in ours)]
         try:
             taken = await self._surroundings.blocking.run(conflicts, wanted, self._surroundings.namespace)
         except OSError as error:
@@ -789,7 +829,7 @@ class Instance:
             await self._surroundings.blocking.run(path.unlink, missing_ok=True)
 
     def _overlay(self, config: HaproxyConfig) -> bytes:
-        return overlay_for(self._files, config, as_root=self._surroundings.as_root)
+        return overlay_for(self._files, config, load=uuid4().hex, as_root=self._surroundings.as_root)
 
     def _accepted(self, action: Action) -> HaproxyConfig:
         """@raise InstanceNotFound, NoConfiguration: where there is nothing to run."""

@@ -40,26 +40,36 @@ class Instances:
 
     async def adopt(self) -> None:
         """
-        Find all that an earlier agent left.  One instance that cannot be read hinders no other, and none that has to
-        be started is waited for.
+        Find all that an earlier agent left.  One instance that cannot be read hinders no other, those whose haproxy
+        hangs are waited for together, and none that has to be started is waited for.
 
         @raise OSError: if the base path cannot be read or written.
         """
         blocking = self._surroundings.blocking
         found = await blocking.run(find_families, self._program)
-        for instance_id in await blocking.run(self._store.instance_ids):
-            family = found.get(self._store.files(instance_id).running, Family())
-            try:
-                await self._make(instance_id).adopt(family)
-            except LoadBalancerError as error:
-                self._log.error("{instance}: {error}", instance=instance_id, error=repr(error))
-            except Exception:
-                self._log.failure("{instance}: cannot be adopted", instance=instance_id)
+        instance_ids = await blocking.run(self._store.instance_ids)
+        await _all(
+            self._adopt(instance_id, found.get(self._store.files(instance_id).running, Family()))
+            for instance_id in instance_ids
+        )
         await self._tell_expected()
 
-    async def release(self) -> None:
-        """The agent ends."""
-        await _all(instance.release() for instance in self._known.values())
+    async def _adopt(self, instance_id: str, family: Family) -> None:
+        try:
+            await self._make(instance_id).adopt(family)
+        except LoadBalancerError as error:
+            self._log.error("{instance}: {error}", instance=instance_id, error=repr(error))
+        except Exception:
+            self._log.failure("{instance}: cannot be adopted", instance=instance_id)
+
+    async def finish(self) -> None:
+        """The agent ends: what is being done is done to its end."""
+        await _all(instance.finish() for instance in list(self._known.values()))
+
+    def release(self) -> None:
+        """All haproxies are left alone."""
+        for instance in self._known.values():
+            instance.release()
 
     def get(self, instance_id: str) -> Instance:
         """@raise InstanceNotFound: if nothing was uploaded for this id."""
@@ -103,12 +113,12 @@ class Instances:
         present = [instance for instance in self._known.values() if instance.exists and instance.should_run]
         return await _all(instance.sample(timeout) for instance in present)
 
-    def told(self, samples: Iterable[InstanceSample]) -> None:
-        """A controller was told of these samples' traffic."""
+    def taken(self, samples: Iterable[InstanceSample]) -> None:
+        """These samples' traffic was told to a controller, or will be."""
         for sample in samples:
             instance = self._known.get(sample.instance_id)
             if instance is not None:
-                instance.told(sample)
+                instance.taken(sample)
 
     async def save_server_states(self) -> None:
         """Write down which servers are up, for those whose configuration asks for it."""

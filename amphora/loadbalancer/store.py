@@ -94,6 +94,11 @@ class InstanceFiles:
         return self.directory / "agent.cfg"
 
     @property
+    def previous_overlay(self) -> Path:
+        """What this agent added to the previous configuration."""
+        return self.directory / "previous-agent.cfg"
+
+    @property
     def pid_file(self) -> Path:
         return self.directory / f"{self.instance_id}.pid"
 
@@ -276,36 +281,56 @@ def begin_run(files: InstanceFiles, overlay: bytes) -> None:
     Give the uploaded configuration to haproxy, and keep what ran before until L{confirm_run}.
 
     A file is never changed in place, so that links serve as copies.
+
+    @raise OSError: as the system says; what is given to haproxy is as it was then, and so is the room on the disk.
     """
-    if files.running.exists() and not files.previous.exists():
-        os.link(files.running, files.previous)
-    _run(files, overlay, files.config)
-
-
-def _run(files: InstanceFiles, overlay: bytes, config: Path) -> None:
-    new = beside(files.running)
-    new.unlink(missing_ok=True)
-    os.link(config, new)
-    replace_file(files.overlay, overlay)
-    rename_synced(new, files.running)
-    # Renaming one name of a file over another name of it does nothing: see rename(2).
-    new.unlink(missing_ok=True)
+    links = [(files.config, beside(files.running))]
+    if not files.previous.exists():
+        before = [(files.overlay, files.previous_overlay), (files.running, files.previous)]
+        links += [(path, link) for path, link in before if path.exists()]
+    try:
+        write_synced(beside(files.overlay), overlay)
+        for path, link in links:
+            link.unlink(missing_ok=True)
+            os.link(path, link)
+    except OSError:
+        for path in (beside(files.overlay), *(link for _, link in links)):
+            path.unlink(missing_ok=True)
+        raise
+    rename_synced(beside(files.overlay), files.overlay)
+    _put(beside(files.running), files.running)
 
 
 def confirm_run(files: InstanceFiles) -> None:
     """The running configuration works: what ran before is not needed any more."""
     files.previous.unlink(missing_ok=True)
+    files.previous_overlay.unlink(missing_ok=True)
 
 
-def return_run(files: InstanceFiles, overlay: bytes) -> None:
-    """The running configuration does not work: what ran before, if anything did, takes its place again."""
+def return_run(files: InstanceFiles) -> None:
+    """
+    The running configuration does not work: what ran before, if anything did, takes its place again.
+
+    That needs no room on the disk.
+    """
     if files.previous.exists():
-        replace_file(files.overlay, overlay)
-        rename_synced(files.previous, files.running)
-        files.previous.unlink(missing_ok=True)
+        if files.previous_overlay.exists():
+            _put(files.previous_overlay, files.overlay)
+        _put(files.previous, files.running)
     else:
         files.running.unlink(missing_ok=True)
         files.overlay.unlink(missing_ok=True)
+
+
+def _put(source: Path, target: Path) -> None:
+    rename_synced(source, target)
+    # Renaming one name of a file over another name of it does nothing: see rename(2).
+    source.unlink(missing_ok=True)
+
+
+def is_marked(files: InstanceFiles, mark: str) -> bool:
+    """Does one line of the running configuration's overlay end in this?"""
+    return any(line.endswith(f" {mark}") for line in files.overlay.read_text().splitlines())
 
 
 def has_other_to_run(files: InstanceFiles) -> bool:

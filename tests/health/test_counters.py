@@ -73,12 +73,21 @@ class CountersTestCase(SynchronousTestCase):
         self.counters.put_back()
 
     def saved(self) -> dict[str, int]:
-        """By instance, the bytes that the file says were told of its listeners."""
+        """By instance, the bytes that the file says were read of its listeners."""
         instances = json.loads(self.file.read_text())["instances"]
         return {
             instance_id: sum(total["tx"] for worker in workers for total in worker["listeners"].values())
             for instance_id, workers in instances.items()
         }
+
+    def untold(self) -> dict[str, int]:
+        """By listener, the bytes that the file says wait to be told."""
+        waiting = json.loads(self.file.read_text())["untold"]
+        return {listener_id: total["tx"] for listener_id, total in waiting.items()}
+
+    def kept(self, *samples: InstanceSample) -> None:
+        """Tell nobody, as long as nobody listens."""
+        self.assertTrue(self.counters.keep(self.counters.deltas(samples)))
 
 
 OLD_BUT_OURS = ProcessIdentity(pid=75, started=1200)
@@ -137,6 +146,14 @@ class CountersTests(CountersTestCase):
         self.assertEqual(self.told(twice), 26)
         self.assertEqual(self.told(twice), 0)
 
+    def test_old_worker_not_asked(self) -> None:
+        """What was told of an old worker is known as long as it lives, also if it was not asked for once."""
+        lives = ProcessIdentity.current()
+        later = ProcessIdentity(90, lives.started + 100)
+        self.told(reading(lives, 100))
+        self.assertEqual(self.told(reading(later, 7)), 7)
+        self.assertEqual(self.told(with_old(reading(later, 7), lives, 130)), 30)
+
     def test_old_workers_of_a_silent_one(self) -> None:
         """While the worker that accepts connections is silent, the old ones are told all the same."""
         self.told(with_old(reading(NEWER, 5), NEW, 20))
@@ -176,8 +193,26 @@ class CountersTests(CountersTestCase):
         self.told(reading(NEW, 100))
         for sent in (110, 120, 130):
             self.failed(reading(NEW, sent))
-            self.assertEqual(self.saved(), {INSTANCE: 100})
+            self.assertEqual(self.untold(), {LISTENER: sent - 100})
         self.assertEqual(self.told(reading(NEW, 140)), 40)
+        self.assertEqual(self.untold(), {})
+
+    def test_kept(self) -> None:
+        """What nobody is told for a while goes with the first heartbeat that leaves, also of workers that are gone."""
+        self.told(reading(NEW, 100))
+        self.kept(reading(NEW, 110))
+        self.kept(with_old(reading(NEWER, 5), NEW, 130))
+        self.kept(reading(NEWER, 9))
+        self.assertEqual(self.untold(), {LISTENER: 39})
+        self.assertEqual([self.told(reading(NEWER, 10)) for _ in range(2)], [40, 0])
+
+    def test_untold_of_a_silent_one(self) -> None:
+        """A listener whose haproxy is silent just now keeps what was not told of it."""
+        self.told(reading(NEW, 100))
+        self.kept(reading(NEW, 110))
+        self.kept(silence())
+        self.assertEqual(self.untold(), {LISTENER: 10})
+        self.assertEqual(self.told(reading(NEW, 115)), 15)
 
     def test_failed_first_send(self) -> None:
         """If the very first heartbeat does not leave, what came after the first look is told by the next one."""
@@ -197,6 +232,14 @@ class CountersTests(CountersTestCase):
         self.told(reading(NEW, 100, listeners=(LISTENER, OTHER)))
         self.told(reading(NEWER, 7))
         self.assertEqual(self.saved(), {INSTANCE: 7})
+
+    def test_gone_untold(self) -> None:
+        """So is what was not told of it, and of one that is deleted."""
+        self.kept(reading(NEW, 100, listeners=(LISTENER, OTHER)))
+        self.kept(reading(NEWER, 7))
+        self.assertEqual(self.untold(), {LISTENER: 107})
+        self.kept()
+        self.assertEqual(self.untold(), {})
 
     def test_flat(self) -> None:
         """A thousand instances that come and go leave a file no larger than it was."""
@@ -231,11 +274,20 @@ class RestartTests(CountersTestCase):
         self.assertEqual(self.told(reading(NEW, 160)), 10)
 
     def test_killed_after_failing(self) -> None:
-        """What could not be sent is told by the next agent."""
+        """What could not be sent is told by the next agent, also of a worker that is gone by then."""
         self.told(reading(NEW, 100))
         self.failed(reading(NEW, 150))
         self.counters = self.agent(3000)
-        self.assertEqual(self.told(reading(NEW, 160)), 60)
+        self.assertEqual(self.told(reading(NEWER, 10)), 60)
+
+    def test_killed_before_trying_again(self) -> None:
+        """An agent that is killed while nobody listens has lost nothing of what it had written down."""
+        self.told(reading(NEW, 100))
+        self.failed(reading(NEW, 110))
+        for sent in (120, 130):
+            self.kept(reading(NEW, sent))
+        self.counters = self.agent(3000)
+        self.assertEqual(self.told(reading(NEW, 140)), 40)
 
     def test_no_file(self) -> None:
         """Without a file, a worker older than the agent is told of from the first look on, a younger one wholly."""
@@ -265,7 +317,8 @@ class RestartTests(CountersTestCase):
         damaged = [whole[:length] for length in range(len(whole))]
         damaged += [b"\0" * len(whole), b"[]", b"null", b"[" * 100_000, foreign]
         damaged += [whole.replace(b'"tx":100', other) for other in (b'"tx":-1', b'"tx":true', b'"tx":"100"', b'"x":1')]
-        damaged += [whole.replace(b'"version":2', b'"version":1'), whole.replace(b'"pid":80', b'"pid":null')]
+        damaged += [whole.replace(b'"version":3', b'"version":2'), whole.replace(b'"pid":80', b'"pid":null')]
+        damaged += [whole.replace(b'"untold":{}', other) for other in (b'"untold":1', b'"untold":{"a":1}', b'"a":{}')]
         for content in damaged:
             self.file.write_bytes(content)
             with capturedLogs() as logs:

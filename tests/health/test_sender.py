@@ -8,10 +8,13 @@ arrived when the call that sent it returns.
 from __future__ import annotations
 
 import json
+import random
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.task import Clock
@@ -96,6 +99,8 @@ class Held:
     def __init__(self) -> None:
         self._holds: Callable[[object], bool] = lambda function: False
         self._calls: list[Callable[[], object]] = []
+        self.made: list[str] = []
+        """The names of all functions that were called."""
 
     def hold(self, only: Callable[..., object] | None = None) -> None:
         """Hold back the calls that are made from now on."""
@@ -103,6 +108,7 @@ class Held:
 
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Make the call now, or keep it."""
+        self.made.append(function.__name__)
         if not self._holds(function):
             return maybeDeferred(function, *args, **kwargs)
         waiting: Deferred[T] = Deferred()
@@ -130,12 +136,13 @@ class SenderTestCase(SynchronousTestCase):
         self.asked: list[float] = []
         self.question: Callable[[], Awaitable[Sequence[InstanceSample]]] = lambda: succeed(self.samples)
         self.looked_up: list[str] = []
+        self.senders: list[HeartbeatSender] = []
 
     standing = ALONE
     silence: str | None = None
 
-    localhost: str | None = "127.0.0.1"
-    """Where `localhost` is; None while its name cannot be found."""
+    localhost: Sequence[str] = ("127.0.0.1",)
+    """Where `localhost` is; nowhere while its name cannot be found."""
 
     def receiver(self, host: str = "127.0.0.1") -> Receiver:
         """A controller that is closed after the test."""
@@ -148,19 +155,21 @@ class SenderTestCase(SynchronousTestCase):
         self.asked.append(self.clock.seconds())
         return self.question()
 
-    def find(self, host: str, port: int) -> str:
+    def find(self, host: str, port: int) -> Sequence[str]:
         """What the sender calls to look a name up; `localhost` is the only one that there is."""
         self.looked_up.append(host)
-        if host != "localhost" or self.localhost is None:
+        if host != "localhost" or not self.localhost:
             raise OSError("there is no such name")
         return self.localhost
 
-    def sender(self, *controllers: Controller, key: str | None = KEY, phase: float = 0.0) -> HeartbeatSender:
+    def sender(
+        self, *controllers: Controller, key: str | None = KEY, phase: float = 0.0, amphora_id: str = AMPHORA
+    ) -> HeartbeatSender:
         """Make a sender, which is stopped after the test."""
         sender = HeartbeatSender(
             reactor=self.clock,
             blocking=self.blocking,
-            amphora_id=AMPHORA,
+            amphora_id=amphora_id,
             key=key,
             controllers=controllers,
             interval=INTERVAL,
@@ -171,12 +180,13 @@ class SenderTestCase(SynchronousTestCase):
             phase=lambda: phase,
             look_up=self.find,
         )
+        self.senders.append(sender)
         self.addCleanup(self.stop, sender)
         return sender
 
-    def started(self, *controllers: Controller, phase: float = 0.0) -> HeartbeatSender:
+    def started(self, *controllers: Controller, phase: float = 0.0, amphora_id: str = AMPHORA) -> HeartbeatSender:
         """Make a sender and start it."""
-        sender = self.sender(*controllers, phase=phase)
+        sender = self.sender(*controllers, phase=phase, amphora_id=amphora_id)
         sender.startService()
         return sender
 
@@ -184,11 +194,17 @@ class SenderTestCase(SynchronousTestCase):
         """Stop it as an application does, and see that nothing is left behind."""
         if sender.running:
             self.successResultOf(sender.stopService())
-        self.assertEqual(self.clock.getDelayedCalls(), [])
+        if not any(sender.running for sender in self.senders):
+            self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def pass_time(self, seconds: float) -> None:
         """Let time go by in small steps."""
         self.clock.pump([0.0] + [STEP] * round(seconds / STEP))
+
+    def untold(self) -> int:
+        """The bytes that the counters' file says wait to be told."""
+        waiting = json.loads((self.directory / "stats_counters.json").read_text())["untold"]
+        return sum(each["tx"] for each in waiting.values())
 
     def tx(self, messages: Sequence[dict[str, Any]]) -> list[int]:
         """The bytes that each message tells of the instance's frontends."""
@@ -314,6 +330,59 @@ class CadenceTests(SenderTestCase):
         receiver.hear()
         self.pass_time(10)
         self.assertEqual(len(receiver.hear()), 1)
+
+
+class ManyTests(SenderTestCase):
+    """Many amphorae, and one controller."""
+
+    def test_B13_two_hundred(self) -> None:
+        """
+        Two hundred that were started together speak evenly spread over an interval, each in a rhythm that nothing
+        moves, and all of them no more often when a controller comes back.
+        """
+        receiver = self.receiver()
+        chance = random.Random(13)
+        phases = {f"amphora {number}": chance.random() for number in range(200)}
+        times: dict[str, list[float]] = {}
+
+        def hear() -> None:
+            for message in receiver.hear():
+                times.setdefault(message["id"], []).append(self.clock.seconds())
+
+        def pass_time(intervals: int) -> None:
+            for _ in range(round(intervals * INTERVAL / STEP)):
+                self.clock.advance(STEP)
+                hear()
+
+        for amphora_id, phase in phases.items():
+            self.directory = Path(self.mktemp())
+            self.directory.mkdir()
+            self.started(receiver.controller, phase=phase, amphora_id=amphora_id)
+            self.pass_time(0)
+            hear()
+        # One whose regular heartbeat comes within a second does not send one before.
+        at_once = {amphora_id for amphora_id, phase in phases.items() if phase * INTERVAL > 1}
+        self.assertEqual((at_once, {1}), (set(times), {len(heard) for heard in times.values()}))
+        begun = self.clock.seconds()
+        times.clear()
+        pass_time(5)
+        self.assertEqual([5] * 200, [len(heard) for heard in times.values()])
+        for amphora_id, heard in times.items():
+            self.assertApproximates(begun + phases[amphora_id] * INTERVAL, heard[0], STEP)
+            self.assertEqual([INTERVAL] * 4, [later - earlier for earlier, later in pairwise(heard)])
+        tenths = Counter(int((heard[0] - begun) / INTERVAL * 10) for heard in times.values())
+        self.assertTrue(all(5 < tenths[tenth] < 40 for tenth in range(10)), tenths)
+        receiver.close()
+        self.pass_time(INTERVAL * 3)
+        receiver = receiver.again()
+        self.addCleanup(receiver.close)
+        before = {amphora_id: heard[-1] for amphora_id, heard in times.items()}
+        times.clear()
+        pass_time(3)
+        self.assertEqual([3] * 200, [len(heard) for heard in times.values()])
+        for amphora_id, heard in times.items():
+            rhythm = [before[amphora_id] + INTERVAL * (4 + number) for number in range(3)]
+            self.assertEqual(rhythm, heard)
 
 
 class ExtraTests(SenderTestCase):
@@ -464,7 +533,10 @@ class ControllersTests(SenderTestCase):
         self.assertEqual((len(back.hear()), len(other.hear())), (1, 1))
 
     def test_all_gone(self) -> None:
-        """With all controllers gone the traffic waits, on disk too, and goes with the first heartbeat that leaves."""
+        """
+        With all controllers gone the traffic waits, on disk too.  The first heartbeat that gets through finds that
+        somebody listens again, the next one tells it.
+        """
         receivers = [self.receiver(), self.receiver()]
         self.samples = [answer(100)]
         self.started(*(receiver.controller for receiver in receivers))
@@ -475,12 +547,58 @@ class ControllersTests(SenderTestCase):
         for sent in (110, 120, 130):
             self.samples = [answer(sent)]
             self.pass_time(INTERVAL)
-            self.assertIn('"tx":100', (self.directory / "stats_counters.json").read_text())
+            self.assertEqual(self.untold(), sent - 100)
         back = receivers[1].again()
         self.addCleanup(back.close)
         self.samples = [answer(140)]
-        self.pass_time(INTERVAL * 2)
-        self.assertEqual(self.tx(back.hear()), [40, 0])
+        self.pass_time(INTERVAL * 3)
+        self.assertEqual(self.tx(back.hear()), [0, 40, 0])
+        self.assertEqual(self.untold(), 0)
+
+    def test_all_gone_and_the_agent_killed(self) -> None:
+        """While nobody listens no traffic counts as told, not even for a moment: the next agent finds all of it."""
+        receiver = self.receiver()
+        receiver.close()
+        self.samples = [answer(100)]
+        killed = self.started(receiver.controller)
+        self.pass_time(5)
+        self.blocking.made.clear()
+        for sent in (110, 120, 130):
+            self.samples = [answer(sent)]
+            self.pass_time(INTERVAL)
+            self.assertEqual(self.untold(), sent)
+        self.assertEqual(self.blocking.made, ["keep"] * 3)
+        self.stop(killed)
+
+    def test_leaving(self) -> None:
+        """What was not told when the agent ends is written down for the next one, who tells it."""
+        receiver = self.receiver()
+        self.samples = [answer(100)]
+        sender = self.started(receiver.controller)
+        self.pass_time(5)
+        self.stop(sender)
+        self.samples = [answer(130)]
+        self.successResultOf(Deferred.fromCoroutine(sender.leave()))
+        self.assertEqual(self.untold(), 30)
+        self.assertEqual(self.tx(receiver.hear()), [100])
+        self.started(receiver.controller)
+        self.pass_time(5)
+        self.assertEqual(self.tx(receiver.hear()), [30])
+
+    def test_leaving_in_trouble(self) -> None:
+        """An agent that cannot learn any more what was not told says so and ends, in bounded time."""
+        receiver, real = self.receiver(), self.question
+        for question, error in ((Stubborn, TimeoutError), (lambda: fail(ZeroDivisionError()), ZeroDivisionError)):
+            sender = self.started(receiver.controller)
+            self.pass_time(5)
+            self.stop(sender)
+            self.question = cast(Any, question)
+            left = Deferred.fromCoroutine(sender.leave())
+            self.pass_time(INTERVAL / 2)
+            self.successResultOf(left)
+            self.assertEqual(len(self.flushLoggedErrors(error)), 1)
+            self.question = real
+        self.successResultOf(Deferred.fromCoroutine(self.sender(receiver.controller).leave()))
 
     def test_ipv6(self) -> None:
         """IPv6 controllers stand beside IPv4 ones."""
@@ -521,17 +639,38 @@ class ControllersTests(SenderTestCase):
         self.started(Controller("localhost", receiver.controller.port))
         self.pass_time(INTERVAL * 6)
         self.assertEqual(self.looked_up, ["localhost"])
-        self.localhost = None
+        self.localhost = ()
         self.pass_time(INTERVAL * 2)
         self.assertEqual(self.looked_up, ["localhost"] * 2)
         receiver.hear()
-        self.localhost = "127.0.0.2"
+        self.localhost = ("127.0.0.2",)
         self.pass_time(INTERVAL * 7)
         self.assertEqual(self.looked_up, ["localhost"] * 3)
         receiver.hear()
         moved.hear()
         self.pass_time(INTERVAL * 3)
         self.assertEqual((len(receiver.hear()), len(moved.hear())), (0, 3))
+
+    def test_several_addresses(self) -> None:
+        """Of a name's addresses the first that takes a heartbeat is kept; if it ceases to, the others are tried."""
+        receiver = self.receiver()
+        port = receiver.controller.port
+        second = Receiver("127.0.0.3", port)
+        self.addCleanup(second.close)
+        self.localhost = ("255.255.255.255", "127.0.0.2", "127.0.0.3", "127.0.0.1")
+        self.started(Controller("localhost", port))
+        with capturedLogs() as logs:
+            self.pass_time(INTERVAL * 8 - 1)
+        self.assertEqual((len(second.hear()), len(receiver.hear())), (8, 0))
+        self.assertEqual(logs, [])
+        self.assertEqual(self.looked_up, ["localhost"] * 2)
+        second.close()
+        self.pass_time(INTERVAL * 2)
+        self.assertEqual(len(receiver.hear()), 1)
+        receiver.close()
+        with capturedLogs() as logs:
+            self.pass_time(INTERVAL * 2)
+        self.assertEqual([event["problem"] for event in logs], ["Connection refused"])
 
     def test_slow_name(self) -> None:
         """A name server that does not answer holds up a heartbeat for a second, once; a late answer serves later."""
@@ -555,7 +694,10 @@ class ControllersTests(SenderTestCase):
 
     def test_look_up(self) -> None:
         """The real look-up knows `localhost`, and has no other error than C{OSError}."""
-        self.assertIn(look_up("localhost", 5555), ("127.0.0.1", "::1"))
+        found = look_up("localhost", 5555)
+        self.assertTrue(found)
+        self.assertEqual([], [address for address in found if address not in ("127.0.0.1", "::1")])
+        self.assertEqual(len(found), len(set(found)))
         self.assertRaises(OSError, look_up, "a..b", 5555)
 
 

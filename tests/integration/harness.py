@@ -94,6 +94,8 @@ class AgentProcess:
     """By section, what the configuration file says beside or instead of what every test needs."""
     wrapper: tuple[str, ...] = ()
     """A command that becomes the agent, such as `unshare -m`."""
+    host: str = "127.0.0.1"
+    """The address that it listens on."""
     _protocol: _AgentProtocol | None = field(init=False, default=None)
     _transport: IProcessTransport | None = field(init=False, default=None)
 
@@ -121,7 +123,7 @@ class AgentProcess:
             "haproxy_amphora": {
                 "base_path": self.base_path,
                 "base_cert_dir": self.cert_dir,
-                "bind_host": "127.0.0.1",
+                "bind_host": self.host,
                 "bind_port": self.port,
             },
             "health_manager": {"heartbeat_key": "a key of the tests"},
@@ -262,6 +264,8 @@ class LoadBalancer:
     extra_binds: tuple[str, ...] = ()
     extra_global: tuple[str, ...] = ()
     extra_defaults: tuple[str, ...] = ()
+    extra_frontend: tuple[str, ...] = ()
+    extra_sections: tuple[str, ...] = ()
     extra_servers: int = 0
     """How many servers there are beside the members, in a backend of their own that nobody uses."""
 
@@ -283,9 +287,11 @@ class LoadBalancer:
                 *(f"    {line}" for line in self.extra_defaults),
                 f"frontend {self.listener_id}",
                 *(f"    {bind}" for bind in binds),
+                *(f"    {line}" for line in self.extra_frontend),
                 f"    default_backend {self.pool_id}:{self.listener_id}",
                 f"backend {self.pool_id}:{self.listener_id}",
                 *(f"    {server}" for server in servers),
+                *self.extra_sections,
                 *(["backend unused"] if self.extra_servers else []),
                 *(f"    server {_member_id(number)} 127.0.0.1:9 weight 1" for number in range(self.extra_servers)),
                 "",
@@ -296,17 +302,17 @@ class LoadBalancer:
         return evolve(self, members=members)
 
 
-def get(port: int, path: str = "/") -> Deferred[bytes]:
+def get(port: int, path: str = "/", host: str = "127.0.0.1") -> Deferred[bytes]:
     """
-    One HTTP request to loopback over a connection of its own: the whole answer.
+    One HTTP request over a connection of its own: the whole answer.
 
     @raise OSError: if the connection is refused or broken.
     """
-    return deferToThread(_get, port, path)
+    return deferToThread(_get, port, path, host)
 
 
-def _get(port: int, path: str) -> bytes:
-    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
+def _get(port: int, path: str, host: str) -> bytes:
+    with socket.create_connection((host, port), timeout=PATIENCE) as connection:
         connection.sendall(b"GET %s HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n" % path.encode())
         return read_all(connection)
 
@@ -389,7 +395,7 @@ class AgentTestCase(TestCase):
         credentials = Credentials(
             self.pki.ca.read_bytes(), self.pki.client.read_bytes(), self.pki.client_key.read_bytes()
         )
-        client = AmphoraClient(cast(Any, reactor), AMPHORA_ID, "127.0.0.1", self.agent.port, credentials)
+        client = AmphoraClient(cast(Any, reactor), AMPHORA_ID, self.agent.host, self.agent.port, credentials)
         self._clients.append(client)
         return client
 

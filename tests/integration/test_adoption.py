@@ -61,6 +61,25 @@ class AdoptionTests(AgentTestCase):
         await self.client.stop(balancer.listener_id)
         self.assertEqual([], self.agent.all_haproxies())
 
+    async def test_hung_ones(self) -> None:
+        """haproxies that hang do not keep an agent from serving, however many they are; they are the same later on."""
+        balancers = [await self.running(LoadBalancer()) for _ in range(count(5, 60))]
+        haproxies = self.agent.all_haproxies()
+        for process in haproxies:
+            process.send_signal(signal.SIGSTOP)
+        # One after the other, sixty would take longer than a test waits.
+        await self.restart(signal.SIGKILL)
+        self.assertEqual({"ERROR"}, {listener.status for listener in await self.client.listeners()})
+        for process in haproxies:
+            process.send_signal(signal.SIGCONT)
+
+        async def active() -> bool:
+            listeners = await self.client.listeners()
+            return [listener.status for listener in listeners] == ["ACTIVE"] * len(balancers)
+
+        await wait_until(active, "all to be ACTIVE")
+        self.assertEqual(haproxies, self.agent.all_haproxies())
+
     async def test_death_is_noticed(self) -> None:
         """The end of an adopted haproxy is noticed as that of a child is."""
         balancer = await self.running(LoadBalancer())
@@ -104,7 +123,11 @@ class AdoptionTests(AgentTestCase):
         assert master is not None
         zombie = subprocess.Popen(["true"])
         self.addCleanup(zombie.wait)
-        lies = ("", "garbage\n", str(self.agent.pid), "1", str(zombie.pid), "99999999999999999999", None)
+        other = await self.running(LoadBalancer())
+        others_master = self.agent.haproxy(other.listener_id)
+        assert others_master is not None
+        recycled = str(others_master.pid)
+        lies = ("", "garbage\n", str(self.agent.pid), "1", str(zombie.pid), recycled, "99999999999999999999", None)
         for content in lies:
             await self.agent.end(signal.SIGKILL)
             if content is None:
@@ -114,9 +137,9 @@ class AdoptionTests(AgentTestCase):
             await self.agent.start()
             self.assertEqual("ACTIVE", await self.status(balancer), content)
             self.assertTrue(master.alive)
-            self.assertEqual(2, len(self.agent.all_haproxies()))
+            self.assertEqual(4, len(self.agent.all_haproxies()))
         await self.client.stop(balancer.listener_id)
-        self.assertEqual([], self.agent.all_haproxies())
+        self.assertEqual({others_master, *others_master.children()}, set(self.agent.all_haproxies()))
 
     async def test_killed_in_a_start(self) -> None:
         """A haproxy that was still loading when its agent was killed is found, though it has no pid file yet."""

@@ -179,11 +179,45 @@ class HaproxyFactTests(TestCase):
         process = await self.started(haproxy)
         held = await hold(self.reactor, haproxy.directory / "agent.sock", timeout=10)
         await self.reloaded(process)
-        await held.read(10)
-        self.assertTrue(held.stats.stopping)
+        await held.read(self.reactor, 10)
+        self.assertTrue(held.stats is not None and held.stats.stopping)
         self.assertTrue(held.final)
         await wait_until(lambda: not held.process.alive, "the old worker to end")
         self.assertIsNotNone((await haproxy.processes()).current)
+
+    async def test_questions_to_a_hung_worker(self) -> None:
+        """Questions to a hung worker that are given up fill the master's ten places: nobody else is answered then."""
+        haproxy = self.haproxy()
+        process = await self.started(haproxy)
+        (worker,) = process.children()
+        worker.send_signal(signal.SIGSTOP)
+        question = b"@!%d show info;quit\n" % worker.pid
+        for _ in range(10):
+            with self.assertRaises(NoAnswer):
+                await ask(self.reactor, haproxy.master_socket, question, timeout=0.1)
+        with self.assertRaises(NoAnswer):
+            await ask(self.reactor, haproxy.master_socket, b"show proc;quit\n", timeout=1)
+        worker.send_signal(signal.SIGCONT)
+        self.assertEqual(worker.pid, cast(Any, (await haproxy.processes()).current).pid)
+
+    async def test_mark_of_a_load(self) -> None:
+        """What `setenv` says stands in a worker's own environment: it tells of what the worker was given."""
+        haproxy = self.haproxy(overlay="    noreuseport\n    setenv AMPHORA_LOAD one")
+        process = await self.started(haproxy)
+        overlay = haproxy.overlay.read_text()
+
+        async def told() -> bytes:
+            return await ask(self.reactor, haproxy.directory / "agent.sock", b"show env AMPHORA_LOAD\n", timeout=10)
+
+        self.assertEqual(b"AMPHORA_LOAD=one\n\n", await told())
+        haproxy.overlay.write_text(overlay.replace("LOAD one", "LOAD two"))
+        self.assertEqual(b"AMPHORA_LOAD=one\n\n", await told())
+        await self.reloaded(process)
+        self.assertEqual(b"AMPHORA_LOAD=two\n\n", await told())
+        haproxy.overlay.write_text(overlay.replace("LOAD one", "LOAD three"))
+        haproxy.config.write_bytes(self.balancer.config() + b"BAD_LINE\n")
+        await self.reloaded(process)
+        self.assertEqual(b"AMPHORA_LOAD=two\n\n", await told())
 
     async def test_check_command(self) -> None:
         """`-c` exits 0 for a good configuration and says so, and 1 for a bad one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 from collections.abc import Callable
@@ -15,7 +16,18 @@ from twisted.internet.threads import deferToThread
 
 from amphora.client import AmphoraFailed
 from amphora.listener import Heartbeat, HeartbeatListener
-from tests.integration.harness import AMPHORA_ID, PATIENCE, AgentTestCase, LoadBalancer, get, read_all, wait_until
+from amphora.loadbalancer.sockets import ask
+from tests.integration.harness import (
+    AMPHORA_ID,
+    PATIENCE,
+    AgentTestCase,
+    LoadBalancer,
+    free_port,
+    get,
+    new_id,
+    read_all,
+    wait_until,
+)
 from tests.integration.support import count, requires
 
 KEY = "a key of the tests"
@@ -29,19 +41,22 @@ class HeartbeatTestCase(AgentTestCase):
         super().setUp()
         self.heard: list[Heartbeat] = []
         self.controllers = [self.new_controller(), self.new_controller()]
-        ports = [controller.port for controller in self.controllers]
-        self.agent.options = {
-            "health_manager": {
-                "heartbeat_interval": self.interval,
-                "controller_ip_port_list": ", ".join(f"127.0.0.1:{port}" for port in ports),
-            }
+        await self.start(*(f"127.0.0.1:{controller.port}" for controller in self.controllers))
+
+    async def start(self, *controllers: str) -> None:
+        """Start the agent, which tells these."""
+        self.agent.options["health_manager"] = {
+            "heartbeat_interval": self.interval,
+            "controller_ip_port_list": ", ".join(controllers),
         }
         await self.agent.start()
 
-    def new_controller(self) -> HeartbeatListener:
+    def new_controller(self, interface: str = "127.0.0.1", port: int = 0) -> HeartbeatListener:
         from twisted.internet import reactor
 
-        controller = HeartbeatListener(reactor=cast(Any, reactor), key=KEY, received=self.heard.append)
+        controller = HeartbeatListener(
+            reactor=cast(Any, reactor), key=KEY, received=self.heard.append, interface=interface, port=port
+        )
         controller.startService()
         self.addCleanup(lambda: controller.stopService() if controller.running else None)
         return controller
@@ -96,6 +111,64 @@ class HeartbeatTests(HeartbeatTestCase):
             lambda: self.heard[-1].message["pools"][key]["members"][second.name].startswith("DOWN"),
             "the member to be told down",
         )
+
+    async def test_D6_states(self) -> None:
+        """Each state that a member can be in is told as haproxy words it; one of weight 0 that is up is DRAIN."""
+        live, falling, rising = self.new_member(), self.new_member(), self.new_member()
+        await rising.down()
+        listener_id = new_id()
+        backend = f"states:{listener_id}"
+        check = "check inter 200ms fall 1 rise 1"
+        balancer = LoadBalancer(
+            listener_id=listener_id,
+            extra_sections=(
+                f"backend {backend}",
+                f"    server up 127.0.0.1:{live.port} {check}",
+                f"    server falling 127.0.0.1:{falling.port} check inter 200ms fall 1000 rise 1",
+                f"    server rising 127.0.0.1:{rising.port} check inter 200ms fall 1 rise 1000",
+                f"    server down 127.0.0.1:{free_port()} {check}",
+                f"    server unchecked 127.0.0.1:{live.port}",
+                f"    server weightless 127.0.0.1:{live.port} weight 0 {check}",
+                f"    server relieved 127.0.0.1:{live.port} weight 5 {check}",
+                f"    server drained 127.0.0.1:{live.port} {check}",
+                f"    server disabled 127.0.0.1:{live.port} disabled {check}",
+                f"    server maintained 127.0.0.1:{live.port} {check}",
+                f"    server follower 127.0.0.1:{live.port} track {backend}/maintained",
+            ),
+        )
+        await self.running(balancer)
+        self.assertEqual("UP", (await self.next_heartbeat()).message["pools"][backend]["members"]["drained"])
+        from twisted.internet import reactor
+
+        socket = self.agent.base_path / listener_id / "agent.sock"
+        for command in ("weight {}/relieved 0", "server {}/drained state drain", "server {}/maintained state maint"):
+            question = f"set {command.format(backend)}\n".encode()
+            self.assertEqual(b"\n", await ask(cast(Any, reactor), socket, question, timeout=PATIENCE))
+        await falling.down()
+        rising.up()
+        golden = {
+            "up": "UP",
+            "falling": "UP n/1000",
+            "rising": "DOWN n/1000",
+            "down": "DOWN",
+            "unchecked": "no check",
+            "weightless": "DRAIN",
+            "relieved": "DRAIN",
+            "drained": "DRAIN",
+            "disabled": "MAINT",
+            "maintained": "MAINT",
+            "follower": f"MAINT (via {backend}/maintained)",
+        }
+
+        def told() -> dict[str, str]:
+            members = self.heard[-1].message["pools"][backend]["members"]
+            return {name: re.sub(r"\d+/1000", "n/1000", status) for name, status in members.items()}
+
+        await wait_until(lambda: told() == golden, "all states to be told")
+        self.assertEqual("UP", self.heard[-1].message["pools"][backend]["status"])
+        (pool,) = (each for each in (await self.client.listener(listener_id)).pools if each.uuid == "states")
+        words = {name: status if status == "no check" else status.split(" ")[0] for name, status in golden.items()}
+        self.assertEqual(("DEGRADED", words), (pool.status, dict(pool.members)))
 
     async def test_only_what_should_run(self) -> None:
         """A listener that was stopped, deleted, or of which only a refused configuration is known, is not told."""
@@ -269,6 +342,38 @@ class HeartbeatTests(HeartbeatTestCase):
         await wait_until(lambda: self.told(balancer.listener_id, "tx") >= sent, "all traffic to be told")
         self.assertEqual(sent, self.told(balancer.listener_id, "tx"))
         self.assertTrue(worker.alive)
+
+    async def test_hung_old_worker(self) -> None:
+        """
+        An old worker that hangs for a while holds up no heartbeat, no later agent and no reload, and what it carries is
+        told when it goes on.
+        """
+        balancer = await self.running(LoadBalancer(mode="tcp", members=(self.new_member(),)))
+        long, idle = (socket.create_connection(("127.0.0.1", balancer.port), timeout=PATIENCE) for _ in range(2))
+        for connection in (long, idle):
+            self.addCleanup(connection.close)
+        # Half a request, which the member waits on with.
+        await deferToThread(long.sendall, b"GET / HTTP/1.0\r\n")
+        (worker,) = cast(Any, self.agent.haproxy(balancer.listener_id)).children()
+        await self.client.reload(balancer.listener_id)
+        worker.send_signal(signal.SIGSTOP)
+        sent = await self.requests(balancer, 5)
+        await wait_until(lambda: self.told(balancer.listener_id, "totconns") == 7, "the new worker's traffic")
+        await self.next_heartbeat()
+        await self.agent.end(signal.SIGKILL)
+        await self.agent.start()
+        sent += await self.requests(balancer, 5)
+        await wait_until(lambda: self.told(balancer.listener_id, "totconns") == 12, "the new worker's traffic")
+        await self.client.reload(balancer.listener_id)
+        worker.send_signal(signal.SIGCONT)
+        await deferToThread(long.sendall, b"\r\n")
+        sent += len(await deferToThread(read_all, long))
+        long.close()
+        await wait_until(lambda: self.told(balancer.listener_id, "tx") >= sent, "all traffic to be told")
+        await self.next_heartbeat()
+        self.assertEqual(
+            (sent, 12), (self.told(balancer.listener_id, "tx"), self.told(balancer.listener_id, "totconns"))
+        )
 
     async def test_hung_haproxy(self) -> None:
         """While a haproxy hangs heartbeats go on; it is told for two more intervals, then no more, then again (B3)."""

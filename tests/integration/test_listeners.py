@@ -243,6 +243,20 @@ class ListenerRouteTests(RouteTestCase):
             self.assertEqual((200, "text/plain"), (answer.status, answer.headers["content-type"]))
             self.assertEqual(config, answer.body)
 
+    async def test_A22_characters_cut_in_two(self) -> None:
+        """Characters of two bytes may lie across any border, of a hundred bytes too, or of what came at once."""
+        config = bytearray(LoadBalancer().config().replace(b"# Configuration", b"# " + b"." * 300, 1))
+        config[99:101] = config[199:201] = "ü".encode()
+        listener_id = new_id()
+        head = (
+            f"PUT /v0.1{self.upload_path(listener_id)} HTTP/1.1\r\nHost: amphora\r\nConnection: close\r\n"
+            f"Content-Length: {len(config)}\r\n\r\n"
+        ).encode()
+        segments = (head, bytes(config[:100]), bytes(config[100:200]), bytes(config[200:]))
+        self.assertEqual(201, _Answer(await self.raw_client().exchange(*segments)).status)
+        self.assertEqual(bytes(config), await self.client.haproxy(listener_id))
+        self.assertIn("ü".encode(), config)
+
     async def test_start_twice(self) -> None:
         """A listener that runs is not started again."""
         balancer = await self.running(LoadBalancer())

@@ -107,8 +107,9 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
-@requires("root", "haproxy", "ip")
-class NamespaceTests(AgentTestCase):
+class NamespaceTestCase(AgentTestCase):
+    """The agent is to run haproxy in a namespace that is not there yet."""
+
     def setUp(self) -> None:
         super().setUp()
         self.namespace = f"amphora-{new_id()[:8]}"
@@ -118,11 +119,17 @@ class NamespaceTests(AgentTestCase):
     async def in_namespace(self, *command: str) -> subprocess.CompletedProcess[str]:
         return await deferToThread(_run, "ip", "netns", "exec", self.namespace, *command)
 
+    async def ask_inside(self, port: int) -> str:
+        """The answer to a request to loopback in there."""
+        return (await self.in_namespace(sys.executable, "-c", _ASK, str(port))).stdout
+
+
+@requires("root", "haproxy", "ip")
+class NamespaceTests(NamespaceTestCase):
     async def assert_serves_inside_only(self) -> None:
         balancer = await self.running(LoadBalancer())
         # There are no members: haproxy itself answers.
-        answer = await self.in_namespace(sys.executable, "-c", _ASK, str(balancer.port))
-        self.assertIn("HTTP/1.1 503", answer.stdout)
+        self.assertIn("HTTP/1.1 503", await self.ask_inside(balancer.port))
         with self.assertRaises(ConnectionRefusedError):
             await deferToThread(socket.create_connection, ("127.0.0.1", balancer.port))
 

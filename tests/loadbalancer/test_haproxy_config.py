@@ -111,6 +111,32 @@ class ParseConfigTests(SynchronousTestCase):
             (frontend,) = parse_config(f"frontend f\n bind {line}\n".encode()).frontends
             self.assertEqual(expected, list(frontend.binds), line)
 
+    def test_addresses(self) -> None:
+        """What it listens on are its frontends' addresses, and its own among the peers': of each name another's."""
+        config = parse_config(
+            b"""
+            peers one
+                peer me 10.0.0.2:1025
+                peer you 10.0.0.3:1025 ssl
+                peer lost
+                server me 10.0.0.2:1026
+            peers two
+                bind 10.0.0.2:1027 ssl crt x
+                server me
+                server you 10.0.0.3:1027
+                bind
+            log-forward logs
+                bind 10.0.0.2:514
+                dgram-bind 10.0.0.2:514
+            frontend web
+                bind 10.0.0.2:80
+            """
+        )
+        always = {Bind("10.0.0.2", 1027), Bind("10.0.0.2", 514), Bind("10.0.0.2", 80)}
+        self.assertEqual(always | {Bind("10.0.0.2", 1025), Bind("10.0.0.2", 1026)}, config.addresses("me"))
+        self.assertEqual(always | {Bind("10.0.0.3", 1025), Bind("10.0.0.3", 1027)}, config.addresses("you"))
+        self.assertEqual(always, config.addresses("nobody"))
+
     def test_nothing(self) -> None:
         """An empty configuration describes nothing."""
         for content in (b"", b"\n\n", b"# only a comment\n", b"\xff\xfe\x00"):

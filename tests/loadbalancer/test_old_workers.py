@@ -10,6 +10,7 @@ from amphora.loadbalancer.old_workers import OldWorker
 from amphora.loadbalancer.sockets import NoAnswer
 from amphora.loadbalancer.stats import Frontend, Stats, UnreadableStats
 from amphora.process import ProcessIdentity
+from amphora.testing.fakes import FakeSocketReactor
 
 PROCESS = ProcessIdentity(7, 100)
 FIRST = Stats(7, "2.6", (Frontend("f", "OPEN", 3, 5, 10, 20, 0),), ())
@@ -24,24 +25,33 @@ def answer(current: int, sent: int, *, stopping: int, pid: int = 7) -> bytes:
 
 class OldWorkerTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.reply: bytes | Exception = answer(3, 20, stopping=1)
+        self.reactor = FakeSocketReactor()
         self.closed = 0
-        self.asked = 0
+        self.questions: list[Deferred[bytes]] = []
         self.worker = OldWorker(PROCESS, FIRST, self.ask, self.close)
 
-    async def ask(self, timeout: float) -> bytes:
-        self.asked += 1
-        if isinstance(self.reply, Exception):
-            raise self.reply
-        return self.reply
+    def ask(self) -> Deferred[bytes]:
+        self.questions.append(Deferred())
+        return self.questions[-1]
 
     def close(self) -> None:
         self.closed += 1
 
-    def read(self, reply: bytes | Exception) -> tuple[int, bool]:
-        """Let it be asked: the bytes that it has told then, and whether that is its last word."""
-        self.reply = reply
-        self.successResultOf(Deferred.fromCoroutine(self.worker.read(1.0)))
+    def read(self, reply: bytes | Exception | None) -> tuple[int, bool]:
+        """
+        Let it be asked, and reply, or not within a second: the bytes that it has told then, and whether that is its
+        last word.
+        """
+        reading = Deferred.fromCoroutine(self.worker.read(self.reactor, 1.0))
+        if isinstance(reply, Exception):
+            self.questions[-1].errback(reply)
+        elif reply is not None:
+            self.questions[-1].callback(reply)
+        else:
+            self.reactor.advance(1.0)
+        self.successResultOf(reading)
+        self.assertEqual([], self.reactor.getDelayedCalls())
+        assert self.worker.stats is not None
         return self.worker.stats.frontends[0].bytes_out, self.worker.final
 
     def test_life(self) -> None:
@@ -50,8 +60,8 @@ class OldWorkerTests(SynchronousTestCase):
         self.assertEqual((25, False), self.read(answer(1, 25, stopping=1)))
         self.assertEqual(0, self.closed)
         self.assertEqual((30, True), self.read(answer(0, 30, stopping=1)))
-        self.assertEqual((30, True), self.read(answer(0, 99, stopping=1)))
-        self.assertEqual((1, 3), (self.closed, self.asked))
+        self.successResultOf(Deferred.fromCoroutine(self.worker.read(self.reactor, 1.0)))
+        self.assertEqual((1, 3), (self.closed, len(self.questions)))
 
     def test_not_yet_stopping(self) -> None:
         """One that still takes connections is not done, though it has none at this moment."""
@@ -61,6 +71,40 @@ class OldWorkerTests(SynchronousTestCase):
         """When it is gone, what it said last stands."""
         self.read(answer(2, 25, stopping=1))
         self.assertEqual((25, True), self.read(NoAnswer("gone")))
+
+    def test_hung(self) -> None:
+        """One that does not answer is not asked again, but waited for again, and held meanwhile."""
+        self.assertEqual((20, False), self.read(None))
+        self.assertEqual((20, False), self.read(None))
+        self.assertEqual((25, False), self.read(answer(2, 25, stopping=1)))
+        self.assertEqual((0, 1), (self.closed, len(self.questions)))
+        self.assertEqual((30, False), self.read(answer(2, 30, stopping=1)))
+        self.assertEqual(2, len(self.questions))
+
+    def test_let_go_while_asked(self) -> None:
+        """One that is let go is not asked any longer; what it says after all changes nothing."""
+        reading = Deferred.fromCoroutine(self.worker.read(self.reactor, 1.0))
+        self.worker.finish()
+        self.successResultOf(reading)
+        self.questions[-1].callback(answer(2, 25, stopping=1))
+        assert self.worker.stats is not None
+        self.assertEqual((20, 1), (self.worker.stats.frontends[0].bytes_out, self.closed))
+
+    def test_asked_through_its_master(self) -> None:
+        """One that is not held is done only when it is gone: its master may just be busy."""
+        own = ProcessIdentity.current()
+        self.worker = OldWorker(own, None, self.ask, self.close, held=False)
+        self.successResultOf(self.failing())
+        self.assertEqual((None, False), (self.worker.stats, self.worker.final))
+        self.assertEqual((25, False), self.read(answer(2, 25, stopping=1, pid=own.pid)))
+        self.worker.process = PROCESS
+        self.successResultOf(self.failing())
+        self.assertTrue(self.worker.final)
+
+    def failing(self) -> Deferred[None]:
+        reading = Deferred.fromCoroutine(self.worker.read(self.reactor, 1.0))
+        self.questions[-1].errback(NoAnswer("busy"))
+        return reading
 
     def test_unreadable(self) -> None:
         """An answer that cannot be read changes nothing."""
@@ -75,4 +119,5 @@ class OldWorkerTests(SynchronousTestCase):
         """What is told of it is told as haproxy says it."""
         self.read(answer(0, 30, stopping=1))
         expected = evolve(FIRST.frontends[0], current=0, bytes_out=30, status="STOP")
+        assert self.worker.stats is not None
         self.assertEqual((expected,), self.worker.stats.frontends)

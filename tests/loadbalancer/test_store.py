@@ -287,7 +287,7 @@ class RunTests(StoreTestCase):
         self.uploaded(b"two")
         store.begin_run(self.files, b"overlay of two")
         self.assertEqual((b"two", b"overlay of two"), self.running())
-        store.return_run(self.files, b"overlay of one")
+        store.return_run(self.files)
         self.assertEqual((b"one", b"overlay of one"), self.running())
         self.assertEqual(b"two", self.files.config.read_bytes())
         self.assertEqual(["agent.cfg", "haproxy.cfg", "instance.json", "running.cfg"], self.names())
@@ -301,20 +301,20 @@ class RunTests(StoreTestCase):
         self.uploaded(b"two")
         self.assertTrue(store.has_other_to_run(self.files))
         store.begin_run(self.files, b"")
-        store.return_run(self.files, b"")
+        store.return_run(self.files)
         self.assertTrue(store.has_other_to_run(self.files))
 
     def test_first_that_fails(self) -> None:
         """Where nothing ran before, nothing is left to run."""
         self.uploaded(b"one")
         store.begin_run(self.files, b"overlay")
-        store.return_run(self.files, b"")
+        store.return_run(self.files)
         self.assertEqual(["haproxy.cfg", "instance.json"], self.names())
 
     def test_same_again(self) -> None:
         """The same upload once more, confirmed or not, leaves all as it is."""
         self.confirmed(b"one")
-        for end in (lambda: store.confirm_run(self.files), lambda: store.return_run(self.files, b"overlay of one")):
+        for end in (lambda: store.confirm_run(self.files), lambda: store.return_run(self.files)):
             store.begin_run(self.files, b"overlay of one")
             end()
             self.assertEqual((b"one", b"overlay of one"), self.running())
@@ -327,6 +327,32 @@ class RunTests(StoreTestCase):
             self.uploaded(content)
             store.begin_run(self.files, b"overlay")
             self.assertEqual(b"one", self.files.previous.read_bytes())
+
+    def test_returned_without_room(self) -> None:
+        """What ran before is given back on a full disk too."""
+        self.confirmed(b"one")
+        self.uploaded(b"two")
+        store.begin_run(self.files, b"overlay of two")
+        with full_disk():
+            store.return_run(self.files)
+        self.assertEqual((b"one", b"overlay of one"), self.running())
+
+    def test_returned_in_two_steps(self) -> None:
+        """An agent that dies while it gives back what ran before leaves it for the next one to do."""
+        self.confirmed(b"one")
+        self.uploaded(b"two")
+        store.begin_run(self.files, b"overlay of two")
+        self.files.previous_overlay.rename(self.files.overlay)
+        store.return_run(self.files)
+        self.assertEqual((b"one", b"overlay of one"), self.running())
+
+    def test_marks(self) -> None:
+        """A mark is that of what runs if it stands at the end of a line of the overlay, whole."""
+        self.uploaded(b"one")
+        store.begin_run(self.files, b"global\n    setenv NAME 12\n")
+        self.assertTrue(store.is_marked(self.files, "NAME 12"))
+        for other in ("NAME 1", "NAME ", "AME 12", "NAME 123"):
+            self.assertFalse(store.is_marked(self.files, other), other)
 
     def test_full_disk(self) -> None:
         """Without room for the overlay, what runs is as it was."""
