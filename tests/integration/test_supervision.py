@@ -178,6 +178,20 @@ class ReloadTests(SupervisionTestCase):
         master.send_signal(signal.SIGCONT)
         await self.client.reload(balancer.listener_id)
 
+    async def test_hung_worker(self) -> None:
+        """A worker that hangs cannot be replaced, which a reload says; when it goes on, it is told as before."""
+        balancer = await self.running(LoadBalancer(members=(self.new_member(),)))
+        (worker,) = self.master(balancer).children()
+        worker.send_signal(signal.SIGSTOP)
+        with self.assertRaises(AmphoraFailed) as raised:
+            await self.client.reload(balancer.listener_id)
+        self.assertIn("haproxy's worker hangs and cannot be replaced", raised.exception.details)
+        worker.send_signal(signal.SIGCONT)
+        await self.until_active(balancer)
+        self.assertEqual([worker], self.master(balancer).children())
+        await self.client.reload(balancer.listener_id)
+        self.assertIn(b"200 OK", await get(balancer.port))
+
     async def test_A4_twenty_reloads(self) -> None:
         """
         With one idle client held open over twenty reloads one old worker lingers, which the log tells with its memory;
