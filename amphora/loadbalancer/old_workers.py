@@ -22,6 +22,7 @@ from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from amphora.loadbalancer.sockets import ANSWER_LIMIT, ISocketReactor, NoAnswer, Silence
@@ -104,6 +105,8 @@ class OldWorker:
     `stats` is what it said last, None before it has said anything; `final` when its figures change no more.
     """
 
+    _log = Logger()
+
     process: ProcessIdentity
     stats: Stats | None
     _ask: Ask
@@ -124,6 +127,7 @@ class OldWorker:
         reading = self._reading
         if reading is None:
             reading = self._reading = Deferred.fromCoroutine(self._read())
+            reading.addErrback(lambda reason: self._log.failure("an old worker cannot be read", reason))
             reading.addBoth(self._have_read)
         with suppress(TimeoutError):
             await within(reactor, timeout, reading)

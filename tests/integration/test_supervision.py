@@ -374,7 +374,7 @@ class RestartTests(SupervisionTestCase):
         self.assertEqual([], self.agent.all_haproxies())
 
     async def test_kept_configuration(self) -> None:
-        """When an uploaded configuration does not start after a reboot, the one that ran before does; it is ERROR."""
+        """When an uploaded configuration does not start after a reboot, the one from before does; that is ERROR."""
         balancer = await self.running(LoadBalancer(members=(self.new_member(),)))
         taken = evolve(balancer, extra_binds=(f"127.0.0.1:{self.listen().getsockname()[1]}",))
         await self.client.upload_haproxy(balancer.listener_id, taken.config())
@@ -387,6 +387,10 @@ class RestartTests(SupervisionTestCase):
         self.assertIn(b"200 OK", await get(balancer.port))
         self.assertEqual("ERROR", await self.status(balancer))
         self.assertEqual(taken.config(), await self.client.haproxy(balancer.listener_id))
+        # The next agent knows, too.
+        await self.agent.end()
+        await self.agent.start()
+        self.assertEqual("ERROR", await self.status(balancer))
         await self.client.upload_haproxy(balancer.listener_id, balancer.config())
         await self.client.reload(balancer.listener_id)
         self.assertEqual("ACTIVE", await self.status(balancer))
