@@ -31,7 +31,7 @@ from amphora.loadbalancer.haproxy_config import HaproxyConfig
 from amphora.loadbalancer.notify import NotifySocket
 from amphora.loadbalancer.old_workers import Ask, OldWorker, hold
 from amphora.loadbalancer.sample import OldFigures
-from amphora.loadbalancer.sockets import ISocketReactor, NoAnswer, ask
+from amphora.loadbalancer.sockets import ISocketReactor, NoAnswer, Silence, ask
 from amphora.loadbalancer.stats import UnreadableStats
 from amphora.loadbalancer.store import InstanceFiles
 from amphora.process import (
@@ -53,6 +53,7 @@ KILL_TIMEOUT = 5.0
 STATE_TIMEOUT = 5.0
 HOLD_TIMEOUT = 2.0
 OLD_WORKER_TIMEOUT = 3600.0
+"""Seconds after which a question to an old worker is given up: until then it is waited for again and again."""
 LOAD = "AMPHORA_LOAD"
 """The variable in which a worker has the mark of what it loaded."""
 _POLL = 0.05
@@ -423,9 +424,16 @@ class Haproxy:
         return self._begin_watching(process)
 
     async def _hold(self) -> OldWorker | None:
-        """Keep the worker that a reload is about to replace until its last figures are known."""
+        """
+        Keep the worker that a reload is about to replace until its last figures are known.
+
+        @raise HaproxyFailed: if it hangs.  It could not hand its addresses over then, so that the reload would fail;
+            but the stats socket would have been put in another's place by then, and be gone with that.
+        """
         try:
             return await hold(self._reactor, self._files.stats_socket, timeout=HOLD_TIMEOUT)
+        except Silence as error:
+            raise HaproxyFailed(f"haproxy's worker hangs and cannot be replaced: {error}") from None
         except (NoAnswer, UnreadableStats) as error:
             self._log.warn(
                 "{instance}: the last figures of the worker before this reload will not be known: {error}",

@@ -156,8 +156,6 @@ class Instance:
     """What the accepted configuration says of itself; None as long as there is none."""
     _running: HaproxyConfig | None = field(init=False, default=None)
     """The same of the one that haproxy runs, or ran last."""
-    _shortcoming: str | None = field(init=False, default=None)
-    """Why what runs is not what was uploaded; None where it is."""
     _came_up: bool = field(init=False, default=False)
     """Whether its haproxy came up since it was told to run."""
     _undecided: bool = field(init=False, default=False)
@@ -226,7 +224,7 @@ class Instance:
         """
         stats = (await self._ask_stats(STATS_TIMEOUT))[0]
         status: Status = "ERROR"
-        if self.should_run and stats is not None and self._shortcoming is None:
+        if self.should_run and stats is not None and not self._state.kept:
             status = "ACTIVE"
         elif self._config is not None and not (self._state.should_run or self._state.deleted or self._haproxy.process):
             status = "STOPPED"
@@ -484,17 +482,16 @@ class Instance:
             await self._save_server_state(self._running)
         problem: StorageFailed | None = None
         try:
-            await self._remember(evolve(self._state, should_run=False))
+            await self._remember(evolve(self._state, should_run=False, kept=False))
         except StorageFailed as error:
             # A full disk keeps nothing running.
             problem = error
-            self._state = evolve(self._state, should_run=False)
+            self._state = evolve(self._state, should_run=False, kept=False)
         await self._expect_it(False)
         try:
             await self._haproxy.stop()
         except (HaproxyFailed, HaproxyNotFound) as error:
             raise ActionFailed("stop", str(error)) from error
-        self._shortcoming = None
         if problem is not None:
             raise problem
         self._log.info("{instance}: haproxy stopped", instance=self.instance_id)
@@ -544,8 +541,8 @@ class Instance:
 
     async def _confirm_run(self, config: HaproxyConfig) -> None:
         await self._store("configuration", lambda: store.confirm_run(self._files))
+        await self._tell_kept(False)
         self._running = config
-        self._shortcoming = None
         self._undecided = False
         await self._expect_it(True)
         self._surroundings.addresses.bound(config.binds)
@@ -577,10 +574,10 @@ class Instance:
             )
             return False
         self._undecided = False
+        await self._tell_kept(other)
         self._surroundings.addresses.bound(kept.binds)
         await self._expect_it(True)
         if other:
-            self._shortcoming = str(reason)
             self._log.error(
                 "{instance}: the uploaded configuration does not come up; haproxy runs the one from before, "
                 "process {pid}",
@@ -591,6 +588,13 @@ class Instance:
             self._log.info("{instance}: haproxy started as it was, process {pid}", instance=self.instance_id, pid=pid)
         self._surroundings.changed()
         return True
+
+    async def _tell_kept(self, kept: bool) -> None:
+        """Remember whether what ran before runs in the upload's place; on a full disk as long as this agent lives."""
+        state = evolve(self._state, kept=kept)
+        with suppress(StorageFailed):
+            await self._remember(state)
+        self._state = state
 
     def _haproxy_died(self) -> None:
         self._log.error(
@@ -735,6 +739,7 @@ class Instance:
         if worked:
             self._log.info("{instance}: its last reload came about", instance=self.instance_id)
             await self._store("configuration", lambda: store.confirm_run(self._files))
+            await self._tell_kept(False)
         else:
             self._log.error("{instance}: its last reload failed", instance=self.instance_id)
             await self._return_run()

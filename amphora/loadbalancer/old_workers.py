@@ -22,9 +22,10 @@ from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from amphora.loadbalancer.sockets import ANSWER_LIMIT, ISocketReactor, NoAnswer
+from amphora.loadbalancer.sockets import ANSWER_LIMIT, ISocketReactor, NoAnswer, Silence
 from amphora.loadbalancer.stats import QUESTION, Stats, UnreadableStats, parse_stats
 from amphora.process import ProcessIdentity
 from amphora.waiting import within
@@ -47,7 +48,7 @@ class StatsSession(Protocol):
 
     @classmethod
     async def open(cls, reactor: ISocketReactor, path: Path, *, timeout: float) -> StatsSession:
-        """@raise NoAnswer: if nobody answers there in time."""
+        """@raise NoAnswer: if nobody answers there; L{Silence} where somebody should in time."""
         factory = Factory.forProtocol(cls)
         factory.noisy = False
         try:
@@ -59,7 +60,7 @@ class StatsSession(Protocol):
             await within(reactor, timeout, session.ask(b"prompt\n"))
         except TimeoutError:
             session.close()
-            raise NoAnswer(f"no answer within {timeout:g} s") from None
+            raise Silence(f"no answer within {timeout:g} s") from None
         return session
 
     def ask(self, question: bytes) -> Deferred[bytes]:
@@ -104,6 +105,8 @@ class OldWorker:
     `stats` is what it said last, None before it has said anything; `final` when its figures change no more.
     """
 
+    _log = Logger()
+
     process: ProcessIdentity
     stats: Stats | None
     _ask: Ask
@@ -124,6 +127,7 @@ class OldWorker:
         reading = self._reading
         if reading is None:
             reading = self._reading = Deferred.fromCoroutine(self._read())
+            reading.addErrback(lambda reason: self._log.failure("an old worker cannot be read", reason))
             reading.addBoth(self._have_read)
         with suppress(TimeoutError):
             await within(reactor, timeout, reading)
@@ -161,7 +165,7 @@ async def hold(reactor: ISocketReactor, path: Path, *, timeout: float) -> OldWor
     """
     Keep the worker that listens on a stats socket now from ending before its last figures are known.
 
-    @raise NoAnswer, UnreadableStats: if it cannot be held.
+    @raise NoAnswer, UnreadableStats: if it cannot be held; L{Silence} where it hangs.
     """
     session = await StatsSession.open(reactor, path, timeout=timeout)
 
@@ -177,7 +181,7 @@ async def hold(reactor: ISocketReactor, path: Path, *, timeout: float) -> OldWor
             raise NoAnswer("the worker has ended")
     except TimeoutError:
         session.close()
-        raise NoAnswer(f"no answer within {timeout:g} s") from None
+        raise Silence(f"no answer within {timeout:g} s") from None
     except (NoAnswer, UnreadableStats):
         session.close()
         raise

@@ -23,6 +23,10 @@ class NoAnswer(Exception):
     """Nobody listens there, or the answer did not come, not in time, or not whole."""
 
 
+class Silence(NoAnswer):
+    """Somebody is there, but says nothing, or not in time."""
+
+
 class _Asking(Protocol):
     transport: ITCPTransport  # what a UNIX socket offers is the same
 

@@ -42,13 +42,15 @@ class InstanceState:
 
     `amphora_id` is the one that the last accepted upload named (haproxy's peer name comes from it);
     `should_run` is the controller's wish; `refused` tells that no upload was accepted yet; `deleted` that a
-    deletion has begun and only needs to be finished.
+    deletion has begun and only needs to be finished; `kept` that the upload does not come up, and what ran before
+    runs in its place.
     """
 
     amphora_id: str = ""
     should_run: bool = False
     refused: bool = False
     deleted: bool = False
+    kept: bool = False
 
 
 @frozen
@@ -206,6 +208,7 @@ def load_state(files: InstanceFiles) -> InstanceState:
             should_run=known["should_run"] is True,
             refused=known["refused"] is True,
             deleted=known["deleted"] is True,
+            kept=known.get("kept") is True,
         )
     return InstanceState(
         should_run=files.config.exists() and files.pid_file.exists(), refused=not files.config.exists()
@@ -285,9 +288,10 @@ def begin_run(files: InstanceFiles, overlay: bytes) -> None:
     @raise OSError: as the system says; what is given to haproxy is as it was then, and so is the room on the disk.
     """
     links = [(files.config, beside(files.running))]
-    if not files.previous.exists():
-        before = [(files.overlay, files.previous_overlay), (files.running, files.previous)]
-        links += [(path, link) for path, link in before if path.exists()]
+    if files.running.exists() and not files.previous.exists():
+        links.append((files.running, files.previous))
+        if files.overlay.exists():
+            links.append((files.overlay, files.previous_overlay))
     try:
         write_synced(beside(files.overlay), overlay)
         for path, link in links:

@@ -7,7 +7,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
-from itertools import count as numbers
+from itertools import count as all_numbers
 from typing import Any, cast
 from uuid import NAMESPACE_OID, uuid5
 
@@ -19,7 +19,7 @@ from amphora.loadbalancer.instance import peer_name
 from amphora.loadbalancer.sockets import ask
 from amphora.testing.pki import Part, listener_pem
 from tests.integration.harness import AMPHORA_ID, PATIENCE, LoadBalancer, free_port, get, new_id, read_all, wait_until
-from tests.integration.support import requires, short_directory
+from tests.integration.support import count, requires, short_directory
 from tests.integration.test_listeners import RouteTestCase
 from tests.integration.test_startup import NamespaceTestCase
 
@@ -43,7 +43,7 @@ def with_table(balancer: LoadBalancer, peer: str) -> LoadBalancer:
 
 def amphorae_with_a_hyphen() -> Iterator[str]:
     """Ids of amphorae whose peer name would begin with a hyphen, which haproxy takes for an option."""
-    for number in numbers():
+    for number in all_numbers():
         amphora_id = str(uuid5(NAMESPACE_OID, str(number)))
         if peer_name(amphora_id).startswith("x"):
             yield amphora_id
@@ -65,7 +65,7 @@ class TableTests(NamespaceTestCase):
             return answer in await self.asked(balancer, question)
 
         await wait_until(lambda: says("show peers", "resync_timeout=<PAST>"), "haproxy to cease to wait for others")
-        for number in range(1, 4):
+        for number in range(1, count(3, 20)):
             self.assertIn("hello", await self.ask_inside(balancer.port))
             counted = f"http_req_cnt={number}\n"
             self.assertIn(counted, await self.asked(balancer, "show table clients"))

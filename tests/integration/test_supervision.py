@@ -166,17 +166,19 @@ class ReloadTests(SupervisionTestCase):
         """Is another master there, and the one from before gone?"""
         return not before.alive and self.agent.haproxy(balancer.listener_id) not in (None, before)
 
-    async def test_hung_master(self) -> None:
-        """A master that hangs is a 500 that says so, in bounded time; when it goes on, so do reloads."""
+    async def test_hung_worker(self) -> None:
+        """A worker that hangs cannot be replaced, which a reload says; when it goes on, it is told as before."""
         balancer = await self.running(LoadBalancer(members=(self.new_member(),)))
-        master = self.master(balancer)
-        master.send_signal(signal.SIGSTOP)
+        (worker,) = self.master(balancer).children()
+        worker.send_signal(signal.SIGSTOP)
         with self.assertRaises(AmphoraFailed) as raised:
             await self.client.reload(balancer.listener_id)
-        self.assertIn("did not finish the reload within 10", raised.exception.details)
-        self.assertIn(b"200 OK", await get(balancer.port))
-        master.send_signal(signal.SIGCONT)
+        self.assertIn("haproxy's worker hangs and cannot be replaced", raised.exception.details)
+        worker.send_signal(signal.SIGCONT)
+        await self.until_active(balancer)
+        self.assertEqual([worker], self.master(balancer).children())
         await self.client.reload(balancer.listener_id)
+        self.assertIn(b"200 OK", await get(balancer.port))
 
     async def test_A4_twenty_reloads(self) -> None:
         """
@@ -372,7 +374,7 @@ class RestartTests(SupervisionTestCase):
         self.assertEqual([], self.agent.all_haproxies())
 
     async def test_kept_configuration(self) -> None:
-        """When an uploaded configuration does not start after a reboot, the one that ran before does; it is ERROR."""
+        """When an uploaded configuration does not start after a reboot, the one from before does; that is ERROR."""
         balancer = await self.running(LoadBalancer(members=(self.new_member(),)))
         taken = evolve(balancer, extra_binds=(f"127.0.0.1:{self.listen().getsockname()[1]}",))
         await self.client.upload_haproxy(balancer.listener_id, taken.config())
@@ -385,6 +387,10 @@ class RestartTests(SupervisionTestCase):
         self.assertIn(b"200 OK", await get(balancer.port))
         self.assertEqual("ERROR", await self.status(balancer))
         self.assertEqual(taken.config(), await self.client.haproxy(balancer.listener_id))
+        # The next agent knows, too.
+        await self.agent.end()
+        await self.agent.start()
+        self.assertEqual("ERROR", await self.status(balancer))
         await self.client.upload_haproxy(balancer.listener_id, balancer.config())
         await self.client.reload(balancer.listener_id)
         self.assertEqual("ACTIVE", await self.status(balancer))

@@ -76,7 +76,7 @@ class TrafficTests(TrafficTestCase):
         balancer = await self.counted()
         told = 0
         lost = []
-        for number in range(count(4, 40)):
+        for number in range(count(3, 40)):
             file = self.counters.stat().st_ino if self.counters.exists() else 0
             await self.requests(balancer, 5)
             if number % 2:

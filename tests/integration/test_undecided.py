@@ -88,34 +88,45 @@ class GateTestCase(SupervisionTestCase):
 
 @requires("haproxy")
 class UndecidedTests(GateTestCase):
-    async def test_finished_later(self) -> None:
+    async def test_too_long(self) -> None:
         """
-        A reload that takes too long is a 500 that says so, while what ran before serves.  When haproxy gets to its end
-        after all, whether that is a success or not, the agent notices, and knows what runs.
+        A reload that takes too long is a 500 that says so, while what ran before serves; so is one of a master that
+        hangs.  When haproxy gets to its end after all, whether that is a success or not, the agent notices, and knows
+        what runs.
         """
-        works, fails = [await self.running(LoadBalancer(members=(self.new_member(),))) for _ in range(2)]
+        works, fails, hangs = [await self.running(LoadBalancer(members=(self.new_member(),))) for _ in range(3)]
         works_changed, works_gate = await self.changed(works)
         fails_changed, fails_gate = await self.changed(fails)
-        for reloading in (await self.loading(works, works_gate), await self.loading(fails, fails_gate)):
+        self.master(hangs).send_signal(signal.SIGSTOP)
+        for reloading in (
+            await self.loading(works, works_gate),
+            await self.loading(fails, fails_gate),
+            Deferred.fromCoroutine(self.client.reload(hangs.listener_id)),
+        ):
             with self.assertRaises(AmphoraFailed) as raised:
                 await reloading
             self.assertEqual((500, "Error reloading haproxy"), (raised.exception.status, raised.exception.message))
             self.assertIn("did not finish the reload within 10", raised.exception.details)
-        for balancer in (works, fails):
+        for balancer in (works, fails, hangs):
             self.assertTrue(await self.serves(balancer.port))
             self.assertEqual("ACTIVE", await self.status(balancer))
+        self.master(hangs).send_signal(signal.SIGCONT)
+        await self.client.reload(hangs.listener_id)
         await works_gate.open()
-        await wait_until(lambda: f"{works.listener_id}: its last reload came about" in self.agent.log, "a note")
+        await self.noticed(works, "its last reload came about")
         await wait_until(lambda: self.runs(works_changed), "it to be what runs")
         self.assertTrue(await self.serves(self.new_port(works_changed)))
         with socket.create_server(("127.0.0.1", self.new_port(fails_changed))):
             await fails_gate.open()
-            await wait_until(lambda: f"{fails.listener_id}: its last reload failed" in self.agent.log, "a note")
+            await self.noticed(fails, "its last reload failed")
         await wait_until(lambda: self.runs(fails), "what ran before to be given back")
         self.assertTrue(await self.serves(fails.port))
         # The worker that was held for a reload that did not come about is let go.
         await wait_until(lambda: self.alone(fails), "no session to be left on its stats socket")
         await self.knows_what_runs(works, works_changed)
+
+    async def noticed(self, balancer: LoadBalancer, what: str) -> None:
+        await wait_until(lambda: f"{balancer.listener_id}: {what}" in self.agent.log, "the agent to notice")
 
     async def alone(self, balancer: LoadBalancer) -> bool:
         """Is this question the only session on the stats socket?"""
@@ -242,7 +253,7 @@ class FullDiskTests(GateTestCase, FullDiskTestCase):
         """A haproxy that crashes while there is no room for a byte is started as it was."""
         balancer = await self.running(LoadBalancer(members=(self.new_member(),)))
         filling: list[Path] = []
-        for _ in range(3):
+        for _ in range(count(2, 4)):
             filling += self.fill_blocks()
             # What it wrote into its pid file found no room either.
             (master,) = [one for one in self.agent.all_haproxies() if os.getsid(one.pid) == one.pid]

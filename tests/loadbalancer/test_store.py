@@ -141,7 +141,7 @@ class StateTests(StoreTestCase):
 
     def test_remembered(self) -> None:
         """What is saved is loaded."""
-        for state in (InstanceState(), RUNNING, InstanceState(AMPHORA, False, True, True)):
+        for state in (InstanceState(), RUNNING, InstanceState(AMPHORA, False, True, True), InstanceState(kept=True)):
             store.save_state(self.files, state)
             self.assertEqual(state, store.load_state(self.files))
             self.assertEqual(0o600, stat.S_IMODE(self.files.state.stat().st_mode))
