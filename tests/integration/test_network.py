@@ -54,12 +54,7 @@ class NetworkTestCase(RouteTestCase):
 
     def agent_options(self) -> dict[str, dict[str, object]]:
         self.namespace = new_namespace(self)
-        return {
-            "amphora_agent": {
-                "network_namespace": self.namespace,
-                "agent_server_network_dir": self.directory / "interfaces",
-            }
-        }
+        return {"amphora_agent": {"network_namespace": self.namespace}}
 
     def cable(self, **how: str) -> Cable:
         return new_cable(self, self.far, **how)
