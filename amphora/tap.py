@@ -37,6 +37,7 @@ from amphora.loadbalancer.instance import STATS_TIMEOUT, Surroundings
 from amphora.loadbalancer.instances import Instances
 from amphora.loadbalancer.notify import NotifySocket
 from amphora.loadbalancer.store import InstanceFiles, Store
+from amphora.network.dhcp_client import opener
 from amphora.network.kernel import LinuxKernel
 from amphora.network.plugging import Network
 from amphora.network.records import Records
@@ -126,6 +127,7 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         Records(Path(settings.agent_server_network_dir)),
         keepalived_owns_vips=lambda: topology.keepalived_owns_vips,
         still_bound=lambda: instances.binds,
+        open_wire=opener(reactor, blocking, settings.network_namespace),
     )
     instances = Instances(
         settings.haproxy_cmd,

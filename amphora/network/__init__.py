@@ -1,1 +1,1 @@
-"""The amphora's namespace; links, addresses and routes come with the plugging of networks."""
+"""The amphora's network: its namespace; links, addresses, routes and rules; what is plugged, and who is told."""

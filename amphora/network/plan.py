@@ -16,6 +16,7 @@ from typing import Literal
 
 from attrs import evolve, field, frozen
 
+from amphora.network.dhcp import Lease
 from amphora.network.requests import VipRequest
 from amphora.network.state import IP, MAIN_TABLE, RESERVED_TABLES, Address, Link, Route, Rule, Snapshot, Subnet
 
@@ -57,13 +58,15 @@ class Port:
     """
     An interface that was plugged.
 
-    `ours` are the addresses that we gave it, or are about to: those that we may take away again.
+    `ours` are the addresses that we gave it, or are about to: those that we may take away again; `lease` is what a DHCP
+    server gave it last.
     """
 
     name: str
     mac: str
     vips: tuple[Vip, ...] = ()
     ours: frozenset[Address] = frozenset()
+    lease: Lease | None = None
 
     @property
     def kind(self) -> Kind:
@@ -87,12 +90,14 @@ class Wanted:
     """
     What an interface should have of us.
 
-    `sysctls` are settings by their path below `/proc/sys`; they matter, but nothing fails where one cannot be set.
+    `dhcp`: a DHCP server is to be asked for an address.  `sysctls` are settings by their path below `/proc/sys`; they
+    matter, but nothing fails where one cannot be set.
     """
 
     addresses: frozenset[Address] = frozenset()
     routes: frozenset[Route] = frozenset()
     rules: frozenset[Rule] = frozenset()
+    dhcp: bool = False
     sysctls: dict[str, str] = field(factory=dict)
 
 
@@ -101,18 +106,23 @@ def wanted(port: Port, *, keepalived_owns_vips: bool) -> Wanted:
     What an interface should have.
 
     keepalived gives a pair's VIP to one of both, with all that belongs to it; what both have all the time is the way
-    to the subnet and through its gateway, and the permission for haproxy to bind an address that is not there.
+    to the subnet and through its gateway, the permission for haproxy to bind an address that is not there, and an
+    address of their own, without which keepalived stays in its fault state.  A network's interface has nothing else.
     """
-    if not port.vips:
-        return Wanted(sysctls=_network_sysctls(port.name))
     addresses: set[Address] = set()
     routes: dict[tuple[Subnet, int, int], Route] = {}
     rules: set[Rule] = set()
-    sysctls: dict[str, str] = {}
+    sysctls: dict[str, str] = {} if port.vips else _network_sysctls(port.name)
 
     def add(route: Route) -> None:
         # Of VIPs that share a subnet, the first one's routes serve all.
         routes.setdefault((route.destination, route.table, route.metric), route)
+
+    dhcp = not port.vips or (keepalived_owns_vips and any(vip.ip.version == 4 for vip in port.vips))
+    if dhcp and port.lease is not None:
+        addresses.add(port.lease.address)
+        for destination, gateway in port.lease.routes:
+            add(Route(destination, MAIN_TABLE, _METRIC, gateway))
 
     for vip in port.vips:
         metric = _METRIC + vip.table
@@ -130,7 +140,7 @@ def wanted(port: Port, *, keepalived_owns_vips: bool) -> Wanted:
             if vip.ip.version == 4:
                 # Else the kernel takes the others of the subnet away with the first.
                 sysctls[f"net/ipv4/conf/{port.name}/promote_secondaries"] = "1"
-    return Wanted(frozenset(addresses), frozenset(routes.values()), frozenset(rules), sysctls)
+    return Wanted(frozenset(addresses), frozenset(routes.values()), frozenset(rules), dhcp, sysctls)
 
 
 def _network_sysctls(name: str) -> dict[str, str]:

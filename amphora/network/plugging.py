@@ -8,6 +8,7 @@ differences and read again, until none is left.  Where that fails, all that was 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from attrs import define, evolve, field
@@ -22,6 +23,8 @@ from amphora.jobs import JobQueue
 from amphora.network import plan
 from amphora.network.announcer import Announcer
 from amphora.network.bind import Bind
+from amphora.network.dhcp import Lease
+from amphora.network.dhcp_client import DhcpClient, Wire
 from amphora.network.errors import (
     AddressNotFound,
     BadAddress,
@@ -44,7 +47,10 @@ PATIENCE = 45.0
 APPEARANCE = 1.0
 """Seconds that a link is waited for which is just being plugged into the machine."""
 DETECTION = 10.0
-"""Seconds for duplicate address detection, which takes two as a rule, and for ever where there is no carrier."""
+"""
+Seconds for an interface's addresses of IPv6 to be usable: duplicate address detection takes two as a rule, and for ever
+where there is no carrier.
+"""
 FIRST_RETRY = 2.0
 LONGEST_RETRY = 60.0
 _POLL = 0.1
@@ -72,6 +78,8 @@ class Network:
     """Is this amphora one of a pair, whose VIPs keepalived gives to one of both?"""
     _still_bound: Callable[[], Iterable[Bind]]
     """The addresses of all listeners that there are."""
+    _open_wire: Callable[[str], Deferred[Wire]]
+    """Opens the way to the DHCP servers at an interface of the amphora's namespace."""
 
     _ports: dict[str, Port] = field(init=False, factory=dict)
     """What is plugged, by MAC address."""
@@ -79,6 +87,8 @@ class Network:
     """Why what was plugged is not as it should be, by MAC address; it is tried again and again."""
     _retry: IDelayedCall | None = field(init=False, default=None)
     _pause: float = field(init=False, default=FIRST_RETRY)
+    _clients: dict[str, DhcpClient] = field(init=False, factory=dict)
+    """Who asks for an interface's address, by MAC address."""
     _released: bool = field(init=False, default=False)
     _announcer: Announcer = field(init=False)
     _jobs: JobQueue = field(init=False)
@@ -255,6 +265,8 @@ class Network:
     async def release(self) -> None:
         """The agent ends: jobs are finished, the network is left as it is."""
         self._released = True
+        for client in self._clients.values():
+            client.stop()
         if self._retry is not None and self._retry.active():
             self._retry.cancel()
         await self._jobs.finished()
@@ -403,8 +415,38 @@ class Network:
             await self._record(port)
         added = {change.what for change in done if isinstance(change, Add)}
         self._announcer.announce((after.mac, each.ip) for each in wanted.addresses if not tolerant or each in added)
+        self._tend()
         if problems:
             raise PlugFailed(what, "\n".join(problems))
+
+    def _tend(self) -> None:
+        """Have a DHCP server asked for the address of each interface that should have one of it, and of no other."""
+        wanting = {mac: port for mac, port in self._ports.items() if self._wanted(port).dhcp and not self._released}
+        for mac, client in list(self._clients.items()):
+            if mac not in wanting or client.interface != wanting[mac].name:
+                client.stop()
+                del self._clients[mac]
+        for mac, port in wanting.items():
+            if mac not in self._clients:
+                leased = partial(self._leased, mac)
+                self._clients[mac] = DhcpClient(self._reactor, self._open_wire, port.name, mac, port.lease, leased)
+                self._clients[mac].start()
+
+    def _leased(self, mac: str, lease: Lease) -> None:
+        async def job() -> None:
+            port = self._ports.get(mac)
+            if port is None:
+                return
+            if any(other.has(lease.ip) for other in self._ports.values()):
+                self._log.error(
+                    "{interface}: a DHCP server gives it {ip}, which is a VIP", interface=port.name, ip=str(lease.ip)
+                )
+                return
+            self._log.info("{interface} was given {address}", interface=port.name, address=str(lease.address))
+            self._ports[mac] = evolve(port, lease=lease)
+            await self._see_to([mac])
+
+        self._jobs.run(job).addErrback(lambda reason: self._log.failure("a lease cannot be used", reason))
 
     def _wanted(self, port: Port) -> Wanted:
         return plan.wanted(port, keepalived_owns_vips=self._keepalived_owns_vips())
@@ -429,6 +471,7 @@ class Network:
         @raise Unsettled, StepFailed, OSError: with the system's words.
         """
         tuned = False
+        deadline = self._reactor.seconds() + DETECTION
         for _ in range(_PASSES):
             sight = await self._blocking.run(self._kernel.look_around)
             found = plan.find(port.mac, sight, plugged=True)
@@ -443,12 +486,14 @@ class Network:
                 steps = reconcile(found.link, port, wanted, sight.inside)
             if not steps:
                 return
-            await self._carry_out(steps, done, problems)
+            await self._carry_out(steps, done, problems, deadline)
             if problems:
                 return
         raise Unsettled("the kernel takes it, and yet it does not last: " + "; ".join(str(step) for step in steps))
 
-    async def _carry_out(self, steps: Sequence[Step], done: list[Change], problems: list[str] | None) -> None:
+    async def _carry_out(
+        self, steps: Sequence[Step], done: list[Change], problems: list[str] | None, deadline: float
+    ) -> None:
         left = list(steps)
         while left:
             changes: list[Change] = []
@@ -464,7 +509,7 @@ class Network:
                 else:
                     awaited = left.pop(0)
                     assert isinstance(awaited, AwaitUsable)
-                    await self._await_usable(awaited)
+                    await self._await_usable(awaited, deadline)
             except StepFailed as error:
                 done += changes[: error.done]
                 del left[: error.done + 1]
@@ -476,9 +521,8 @@ class Network:
                     raise
                 problems.append(str(error))
 
-    async def _await_usable(self, step: AwaitUsable) -> None:
-        """@raise Unsettled: if somebody else has the address, or it cannot be found out."""
-        deadline = self._reactor.seconds() + DETECTION
+    async def _await_usable(self, step: AwaitUsable, deadline: float) -> None:
+        """@raise Unsettled: if somebody else has the address, or it is not found out in time."""
         while True:
             snapshot = await self._blocking.run(self._kernel.look)
             states = [

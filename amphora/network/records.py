@@ -2,21 +2,23 @@
 What was plugged, on disk: one file for each interface, below C{agent_server_network_dir}.
 
 The keys are Octavia's (C{name}, C{if_type}, C{addresses}, C{routes}, C{rules}), so that who knows its files can read
-ours.  Read back are our own, C{mac_address} and C{vips}, and which addresses we gave (C{octavia_owned}): the rest
-follows from them.  There is no second file that says which MAC address has which name: it could only contradict these.
+ours.  Read back are our own, C{mac_address}, C{vips} and C{lease}, and which addresses we gave (C{octavia_owned}): the
+rest follows from them.  There is no second file that says which MAC address has which name: it could only contradict
+these.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 from attrs import frozen
 
 from amphora.files import remove_unfinished, replace_file, sync_directory
+from amphora.network.dhcp import Lease
 from amphora.network.plan import Port, Vip, Wanted
 from amphora.network.state import MAIN_TABLE, RESERVED_TABLES, Address, Route, Rule, normalised_mac
 
@@ -98,9 +100,27 @@ def _encode(port: Port, wanted: Wanted) -> dict[str, Any]:
             }
             for vip in port.vips
         ],
-        "addresses": sorted(ours + others, key=str),
+        **({} if port.lease is None else {"lease": _encode_lease(port.lease)}),
+        "addresses": [
+            *sorted(ours, key=str),
+            *sorted(others, key=str),
+            *([{"dhcp": True}] if wanted.dhcp else []),
+            *([] if port.vips else [{"ipv6auto": True}]),
+        ],
         "routes": sorted((_encode_route(route) for route in wanted.routes), key=str),
         "rules": sorted((_encode_rule(rule) for rule in wanted.rules), key=str),
+    }
+
+
+def _encode_lease(lease: Lease) -> dict[str, Any]:
+    return {
+        "ip_address": str(lease.ip),
+        "prefixlen": lease.prefixlen,
+        "seconds": lease.seconds,
+        "host_routes": [
+            {"destination": str(destination), "nexthop": None if gateway is None else str(gateway)}
+            for destination, gateway in lease.routes
+        ],
     }
 
 
@@ -128,10 +148,23 @@ def _decode(known: Mapping[str, Any]) -> Port:
         name=name,
         mac=mac,
         vips=tuple(_decode_vip(vip) for vip in known["vips"]),
+        lease=_decode_lease(known["lease"]) if "lease" in known else None,
         ours=frozenset(
             Address(ip_address(str(each["address"])), int(each["prefixlen"]))
             for each in known["addresses"]
-            if each["octavia_owned"] is True
+            if each.get("octavia_owned") is True
+        ),
+    )
+
+
+def _decode_lease(known: Mapping[str, Any]) -> Lease:
+    return Lease(
+        ip=IPv4Address(str(known["ip_address"])),
+        prefixlen=int(known["prefixlen"]),
+        seconds=int(known["seconds"]),
+        routes=tuple(
+            (IPv4Network(str(each["destination"])), IPv4Address(each["nexthop"]) if each["nexthop"] else None)
+            for each in known["host_routes"]
         ),
     )
 

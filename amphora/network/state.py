@@ -119,7 +119,7 @@ class FoundAddress:
 
 @frozen
 class Snapshot:
-    """All of one namespace: links but the loopback, everybody's addresses, routes by interface, and rules of ours."""
+    """All of one namespace: links but the loopback, everybody's addresses; of routes, by interface, and rules: ours."""
 
     links: tuple[Link, ...] = ()
     addresses: tuple[FoundAddress, ...] = ()

@@ -130,6 +130,7 @@ class AgentProcess:
             "amphora_agent": {
                 "agent_server_ca": self.pki.ca,
                 "agent_server_cert": self.pki.server,
+                "agent_server_network_dir": self.directory / "interfaces",
                 "amphora_id": AMPHORA_ID,
                 "network_namespace": "",
             },

@@ -100,6 +100,39 @@ def unplug(namespace: str, name: str) -> None:
 
 
 @define(eq=False)
+class DhcpServer:
+    """dnsmasq at the far end of a cable; it offers a default route, name servers and an MTU as well."""
+
+    cable: Cable
+    directory: Path
+    gateway: str
+    """An address that the far end has."""
+    _process: subprocess.Popen[bytes] | None = field(init=False, default=None)
+
+    def start(self, address: str) -> None:
+        """Give this one address, to whoever asks first."""
+        options = (
+            *(f"3,{self.gateway}", f"121,0.0.0.0/0,{self.gateway},198.51.100.0/24,{self.gateway}"),
+            *(f"6,{self.gateway}", "26,1400"),
+        )
+        command = [
+            *("ip", "netns", "exec", self.cable.far_namespace, "dnsmasq", "--no-daemon", "--conf-file=/dev/null"),
+            *("--port=0", "--user=root", "--no-ping", "--dhcp-authoritative", "--bind-interfaces"),
+            *(f"--interface={self.cable.far_name}", f"--dhcp-range={address},{address},255.255.255.0,1h"),
+            *(f"--dhcp-option={option}" for option in options),
+            *(f"--dhcp-leasefile={self.directory / 'leases'}", f"--pid-file={self.directory / 'dnsmasq.pid'}"),
+        ]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def stop(self) -> None:
+        """End."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.terminate()
+            process.wait(PATIENCE)
+
+
+@define(eq=False)
 class Sniffer:
     """Sees all frames that come to the far end of a cable."""
 

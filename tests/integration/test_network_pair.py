@@ -16,6 +16,7 @@ from twisted.trial.unittest import TestCase
 
 from amphora.blocking import InThreads
 from amphora.network.bind import Bind
+from amphora.network.dhcp_client import opener
 from amphora.network.errors import AddressNotFound
 from amphora.network.inside import inside
 from amphora.network.kernel import LinuxKernel
@@ -23,7 +24,7 @@ from amphora.network.plugging import Network
 from amphora.network.records import Records
 from amphora.network.requests import VipRequest, read_vip_request
 from tests.integration.harness import wait_until
-from tests.integration.networks import PATIENCE, ip, ip_json, new_cable, new_namespace
+from tests.integration.networks import PATIENCE, DhcpServer, ip, ip_json, new_cable, new_namespace
 from tests.integration.support import requires, short_directory
 
 VIP, VIP6 = "203.0.113.2", "2001:db8::2"
@@ -70,13 +71,16 @@ class PairTests(TestCase):
     def new_network(self) -> Network:
         from twisted.internet import reactor
 
+        clock = cast(Any, reactor)
+        blocking = InThreads(clock)
         return Network(
-            cast(Any, reactor),
-            InThreads(cast(Any, reactor)),
+            clock,
+            blocking,
             LinuxKernel(self.namespace),
             Records(self.directory / "interfaces"),
-            lambda: self.pair,
-            lambda: [],
+            keepalived_owns_vips=lambda: self.pair,
+            still_bound=lambda: [],
+            open_wire=opener(clock, blocking, self.namespace),
         )
 
     async def restart(self) -> None:
@@ -157,6 +161,22 @@ class PairTests(TestCase):
 
         self.assertEqual([], await self.changes(work))
         self.assertLessEqual({(VIP, 32), (VIP6, 128), ("203.0.113.50", 24)}, self.addresses())
+
+    @requires("dnsmasq")
+    async def test_own_address(self) -> None:
+        """keepalived holds no VIP at an interface without an address; the network's DHCP server gives one."""
+        self.cable.give_far_end("203.0.113.1/24")
+        self.pair = True
+        await self.plug()
+        server = DhcpServer(self.cable, self.directory, "203.0.113.1")
+        self.addCleanup(server.stop)
+        server.start("203.0.113.50")
+        await self.start_keepalived()
+        self.assertEqual({(VIP, 32), (VIP6, 128), ("203.0.113.50", 24)}, self.addresses())
+        self.assertEqual([], await self.changes(self.restart))
+        self.stop_keepalived()
+        await self.change(False)
+        self.assertEqual({(VIP, 24), (VIP6, 64)}, self.addresses())
 
     async def test_standby_can_bind(self) -> None:
         """Where keepalived has not given the VIP, haproxy can bind it all the same."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, ip_address, ip_network
+from typing import Any, cast
 
 from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from amphora.network.dhcp import Lease
 from amphora.network.plan import Found, Port, Sight, Vip, find, name_for, squatters, vip_for, wanted
 from amphora.network.requests import VipRequest
 from amphora.network.state import IP, Address, FoundAddress, Link, Route, Rule, Snapshot
@@ -88,6 +90,23 @@ class WantedTests(SynchronousTestCase):
             want.routes,
         )
         self.assertEqual({"net/ipv4/ip_nonlocal_bind": "1", "net/ipv6/ip_nonlocal_bind": "1"}, want.sysctls)
+        self.assertTrue(want.dhcp)
+
+    def test_lease(self) -> None:
+        """What a DHCP server gave belongs to a network's interface, and to a VIP's while there is a pair of IPv4."""
+        routes = ((ip_network("10.0.0.0/8"), ip_address("192.0.2.1")), (ip_network("172.16.0.0/12"), None))
+        lease = Lease(IPv4Address("192.0.2.10"), 24, 3600, cast(Any, routes))
+        for vips, pair, expected in (
+            ((), False, True),
+            ((), True, True),
+            ((VIP,), True, True),
+            ((VIP,), False, False),
+            ((VIP6,), True, False),
+        ):
+            want = wanted(Port("eth1", A, vips, lease=lease), keepalived_owns_vips=pair)
+            self.assertEqual((expected, expected), (want.dhcp, lease.address in want.addresses))
+            given = {Route(destination, 254, 2047, gateway) for destination, gateway in routes}
+            self.assertEqual(given if expected else set(), given & want.routes)
 
     def test_network(self) -> None:
         """A member network gives addresses by itself, but no default route."""

@@ -35,6 +35,7 @@ from amphora.network.records import Records
 from amphora.network.requests import VipRequest, read_vip_request
 from amphora.network.state import Address, FoundAddress, Snapshot
 from amphora.network.steps import Add, MoveIn
+from amphora.testing.fake_dhcp import FakeDhcpServer
 from amphora.testing.fake_kernel import FakeKernel
 from amphora.testing.fakes import CallsLater
 from tests.integration.support import short_directory
@@ -64,12 +65,21 @@ class NetworkTestCase(SynchronousTestCase):
         self.records = Records(short_directory(self) / "interfaces")
         self.pair = False
         self.binds: list[Bind] = []
+        self.server = FakeDhcpServer(self.clock, silent=True)
         self.network = self.new_network()
 
     def new_network(self) -> Network:
         """The next agent's, on the same disk and kernel."""
-        network = Network(self.clock, AtOnce(), self.kernel, self.records, lambda: self.pair, lambda: self.binds)
-        return network
+        self.server.clock = self.clock
+        return Network(
+            self.clock,
+            AtOnce(),
+            self.kernel,
+            self.records,
+            keepalived_owns_vips=lambda: self.pair,
+            still_bound=lambda: self.binds,
+            open_wire=self.server.open,
+        )
 
     def restart(self) -> None:
         self.successResultOf(ensureDeferred(self.network.release()))
@@ -483,6 +493,21 @@ class DetectionTests(NetworkTestCase):
         self.assertIn("has eth1 a carrier?", failure.value.details)
         self.assertEqual(self.before, self.world())
 
+    def test_never_ends_for_two(self) -> None:
+        """Several addresses of an interface do not take several times as long."""
+        self.kernel.end_detection()
+        self.clock.advance(0.1)
+        ports, _ = self.records.load()
+        second = evolve(ports[0].vips[0], ip=ip_address("2001:db8::3"))
+        port = evolve(ports[0], vips=(*ports[0].vips, second))
+        self.records.save(port, Wanted())
+        self.successResultOf(ensureDeferred(self.network.release()))
+        self.kernel.inside.addresses.clear()
+        self.network = self.new_network()
+        putting_back = ensureDeferred(self.network.put_back())
+        self.clock.pump([DETECTION / 10] * 11)
+        self.successResultOf(putting_back)
+
     def test_gone_client(self) -> None:
         """A client that goes away cancels nothing."""
         self.plugging.addErrback(lambda _: None)
@@ -509,7 +534,15 @@ class QueueTests(NetworkTestCase):
     def test_patience(self) -> None:
         """Nobody waits for ever, whatever the kernel does; what was begun goes on."""
         calls = CallsLater()
-        network = Network(self.clock, calls, self.kernel, self.records, lambda: False, lambda: [])
+        network = Network(
+            self.clock,
+            calls,
+            self.kernel,
+            self.records,
+            keepalived_owns_vips=lambda: False,
+            still_bound=lambda: [],
+            open_wire=self.server.open,
+        )
         self.kernel.new_link(A)
         plugging = network.plug_network(A)
         self.clock.advance(PATIENCE)
@@ -771,6 +804,122 @@ class TopologyTests(NetworkTestCase):
         self.kernel.refused = {}
         self.clock.advance(FIRST_RETRY)
         self.assertEqual(set(), self.addresses())
+
+
+class LeaseTests(NetworkTestCase):
+    """Interfaces that a DHCP server gives an address to."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.server.silent = False
+        self.kernel.new_link(A)
+
+    def pass_by(self) -> None:
+        """What is scheduled for this moment happens."""
+        self.clock.pump([0] * 8)
+
+    def test_network(self) -> None:
+        """A network's interface gets its address and routes, and its neighbours are told; its plug does not wait."""
+        self.server.options = {121: b"\x18\xc6\x33\x64\xc0\x00\x02\x01"}
+        self.assertEqual("eth2", self.successResultOf(self.network.plug_network(A)))
+        self.assertEqual(set(), self.addresses())
+        self.pass_by()
+        self.assertEqual({"192.0.2.10/24"}, self.addresses())
+        ((_, route),) = self.kernel.inside.routes
+        self.assertEqual(("198.51.100.0/24", "192.0.2.1"), (str(route.destination), str(route.gateway)))
+        self.assertEqual([("eth2", ip_address("192.0.2.10"))], self.kernel.advertised)
+
+    def test_vip(self) -> None:
+        """One that has a VIP of its own needs none."""
+        self.plugged(request(VIP, A))
+        self.pass_by()
+        self.assertEqual([], self.server.heard)
+
+    def test_pair(self) -> None:
+        """Of a pair, it gets one for keepalived to speak from, for as long as there is a pair."""
+        self.pair = True
+        self.plugged(request(VIP, A))
+        self.pass_by()
+        self.assertEqual({"192.0.2.10/24"}, self.addresses())
+        self.pair = False
+        self.successResultOf(self.network.topology_changed())
+        self.assertEqual({"203.0.113.2/24"}, self.addresses())
+        self.assertEqual([], [call for call in self.clock.getDelayedCalls() if call.getTime() > 60])
+        self.pair = True
+        self.successResultOf(self.network.topology_changed())
+        self.assertEqual({"192.0.2.10/24"}, self.addresses())
+
+    def test_pair_of_ipv6(self) -> None:
+        """keepalived speaks IPv6 from the address of the link."""
+        self.pair = True
+        self.plugged(request(VIP6, A))
+        self.pass_by()
+        self.assertEqual([], self.server.heard)
+
+    def test_restart(self) -> None:
+        """What was given is there at once after a reboot, and asked about; where it still holds nothing changes."""
+        self.successResultOf(self.network.plug_network(A))
+        self.pass_by()
+        self.server.silent = True
+        self.reboot()
+        self.assertEqual({"192.0.2.10/24"}, self.addresses())
+        self.server.silent = False
+        made = list(self.kernel.made)
+        self.server.heard.clear()
+        self.restart()
+        self.pass_by()
+        self.assertEqual((["request"], made), (self.server.heard, self.kernel.made))
+
+    def test_changed(self) -> None:
+        """Another address takes the place of the one before."""
+        self.successResultOf(self.network.plug_network(A))
+        self.pass_by()
+        self.server.address = "192.0.2.20"
+        self.restart()
+        self.pass_by()
+        self.assertEqual({"192.0.2.20/24"}, self.addresses())
+
+    def test_repeat(self) -> None:
+        """A repeat of the plug asks no second time."""
+        self.successResultOf(self.network.plug_network(A))
+        self.successResultOf(self.network.plug_network(A))
+        self.pass_by()
+        self.assertEqual(["discover", "request"], self.server.heard)
+
+    def test_a_vip_given(self) -> None:
+        """A server that gives out a VIP is not listened to."""
+        self.kernel.new_link(B)
+        self.plugged(request(VIP, A))
+        self.server.address = str(VIP)
+        self.successResultOf(self.network.plug_network(B))
+        with capturedLogs() as events:
+            self.pass_by()
+        self.assertEqual(1, sum(event["log_level"] is LogLevel.error for event in events))
+        (found,) = self.kernel.inside.addresses
+        self.assertEqual(self.kernel.inside.link(A).index, found.index)
+
+    def test_refused_by_the_kernel(self) -> None:
+        """A route that the kernel does not take is told and tried again; the address is there."""
+        self.server.options = {121: b"\x18\xc6\x33\x64\xcb\x00\x71\x01"}
+        self.successResultOf(self.network.plug_network(A))
+        with capturedLogs() as events:
+            self.pass_by()
+        (told,) = [event for event in events if event["log_level"] is LogLevel.error]
+        self.assertIn("Nexthop has invalid gateway", told["reason"])
+        self.assertEqual({"192.0.2.10/24"}, self.addresses())
+
+    def test_renamed_or_gone(self) -> None:
+        """Who asks does so at the interface as it is called now; for one that was dropped nobody asks."""
+        self.successResultOf(self.network.plug_network(A))
+        self.pass_by()
+        self.kernel.inside.take_out(self.kernel.inside.link(A))
+        self.kernel.new_link(B)
+        self.assertEqual("eth2", self.successResultOf(self.network.plug_network(B)))
+        self.pass_by()
+        self.server.heard.clear()
+        self.clock.advance(1800)
+        self.pass_by()
+        self.assertEqual(["request"], self.server.heard)
 
 
 class ListenerTests(NetworkTestCase):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import stat
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, ip_address, ip_network
 from pathlib import Path
+from typing import Any, cast
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from amphora.network.dhcp import Lease
 from amphora.network.plan import Port, Vip, wanted
 from amphora.network.records import Records
 from amphora.network.state import Address
@@ -88,8 +90,22 @@ class RecordsTests(SynchronousTestCase):
         port = Port("eth1", PORT.mac, (VIP,))
         self.records.save(port, wanted(port, keepalived_owns_vips=True))
         told = json.loads((self.directory / "eth1.json").read_bytes())["addresses"]
-        self.assertEqual([{"address": "203.0.113.2", "prefixlen": 32, "octavia_owned": False}], told)
+        self.assertEqual([{"address": "203.0.113.2", "prefixlen": 32, "octavia_owned": False}, {"dhcp": True}], told)
         self.assertEqual(([port], []), self.records.load())
+
+    def test_lease(self) -> None:
+        """What a DHCP server gave is remembered, and told in Octavia's words; so is what gives IPv6 addresses."""
+        routes = ((ip_network("198.51.100.0/24"), ip_address("192.0.2.1")), (ip_network("10.0.0.0/8"), None))
+        lease = Lease(IPv4Address("192.0.2.10"), 24, 3600, cast(Any, routes))
+        port = Port("eth2", NETWORK.mac, (), frozenset([lease.address]), lease)
+        self.save(port)
+        told = json.loads((self.directory / "eth2.json").read_bytes())
+        address = {"address": "192.0.2.10", "prefixlen": 24, "octavia_owned": True}
+        self.assertEqual([address, {"dhcp": True}, {"ipv6auto": True}], told["addresses"])
+        ports, problems = self.records.load()
+        self.assertEqual(([port], []), (ports, problems))
+        assert ports[0].lease is not None
+        self.assertEqual(3600, ports[0].lease.seconds)
 
     def test_unchanged(self) -> None:
         """A record that is there already is not written again: a full disk does not hinder a repeat."""
