@@ -256,12 +256,12 @@ class Daemon:
                     break
         if self.process is not None:
             await self._look_at_addresses(config)
+            self._changed()
             return
         for child in family.workers:
             self._log.warn("keepalived's child {pid} has outlived its parent; ending it", pid=child.pid)
         if family.workers:
             await self._end(family.workers, config)
-        await self._blocking.run(store.forget_process, self._files)
 
     async def look_around(self, config: KeepalivedConfig | None) -> None:
         """The same for what has been left since: called before a start."""
@@ -408,7 +408,6 @@ class Daemon:
         for instance in unknown:
             # What was heard meanwhile is newer.
             self._states.setdefault(instance.name, "BACKUP" if held.isdisjoint(instance.addresses) else "MASTER")
-        self._changed()
 
     def _feel_pulse(self) -> None:
         process = self.process

@@ -21,11 +21,8 @@ def objection(result: CommandResult, files: VrrpFiles) -> str | None:
     keepalived -t exits with 0 where it finds nothing wrong, and with 5 (4 by its manual) after any complaint, also
     after one that changes nothing.  Some complaints it makes several times over.
     """
-    said = dict.fromkeys(
-        line.replace(str(files.candidate), files.config.name).replace(str(files.config), files.config.name)
-        for line in map(str.strip, result.output.splitlines())
-        if line
-    )
+    lines = result.output.replace(files.candidate.name, files.config.name).splitlines()
+    said = dict.fromkeys(line.strip() for line in lines if line.strip())
     serious = [line for line in said if not _HARMLESS.search(line)]
     missing = any(_MISSING in line for line in serious)
     if result.exit_code == 0 and not missing:
