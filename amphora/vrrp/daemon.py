@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from attrs import define, field, frozen
 from twisted.internet.interfaces import IReactorFDSet
@@ -101,6 +101,13 @@ class KeepalivedProgram:
         return runs(process, self.path) and given_files(process) == [str(files.main)]
 
 
+def role_of(names: frozenset[str], states: Mapping[str, State]) -> Role | None:
+    """ACTIVE where all of these instances are MASTER, STANDBY where one is not; None where one is not known."""
+    if not names or not names <= states.keys():
+        return None
+    return "ACTIVE" if all(states[name] == "MASTER" for name in names) else "STANDBY"
+
+
 @define(eq=False)
 class Daemon:
     """
@@ -141,10 +148,8 @@ class Daemon:
         return None if self._watch is None else self._watch.identity
 
     def role(self, config: KeepalivedConfig | None) -> Role | None:
-        """ACTIVE where all instances are MASTER, STANDBY where one is not; None where one is not known."""
-        if config is None or self.process is None or not config.names or not config.names <= self._states.keys():
-            return None
-        return "ACTIVE" if all(self._states[name] == "MASTER" for name in config.names) else "STANDBY"
+        """What the instances of the running configuration are; None where that is not known, or nothing runs."""
+        return None if config is None or self.process is None else role_of(config.names, self._states)
 
     async def check(self) -> CommandResult:
         """

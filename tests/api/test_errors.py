@@ -15,6 +15,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from amphora.api.answers import OK, answer_bytes, answer_json, encode_json
 from amphora.api.errors import ErrorAnswer, RequestRefused, answer_for, install_error_pages
 from amphora.loadbalancer import errors as domain
+from amphora.vrrp import errors as vrrp
 
 ID = "11111111-0000-4000-8000-000000000001"
 
@@ -50,6 +51,29 @@ ANSWERS: tuple[tuple[Exception, int, dict[str, str]], ...] = (
         500,
         {"message": "Error storing certificate", "details": "No space left on device"},
     ),
+    (
+        vrrp.ConfigurationRefused("Unknown keyword 'authe'"),
+        500,
+        {"message": "Failed to upload keepalived configuration.", "details": "Unknown keyword 'authe'"},
+    ),
+    (
+        vrrp.ConfigurationNotStored("No space left on device"),
+        500,
+        {"message": "Failed to upload keepalived configuration.", "details": "No space left on device"},
+    ),
+    (
+        vrrp.ActionFailed("stop", "keepalived process with PID 3352 not found"),
+        500,
+        {
+            "message": "Failed to stop keepalived service: keepalived process with PID 3352 not found",
+            "details": "keepalived process with PID 3352 not found",
+        },
+    ),
+    (
+        vrrp.ActionFailed("start", "keepalived ended\nwhy"),
+        500,
+        {"message": "Failed to start keepalived service: keepalived ended", "details": "keepalived ended\nwhy"},
+    ),
     (RequestRefused(ErrorAnswer(400, "Invalid Request")), 400, {"message": "Invalid Request"}),
     (NotFound(), 404, {"message": "Not Found"}),
     (
@@ -72,9 +96,14 @@ class AnswerTests(SynchronousTestCase):
 
     def test_complete(self) -> None:
         """No error of the domain is without an answer, and each is tried here."""
-        known = {one for one in vars(domain).values() if isinstance(one, type) and one.__module__ == domain.__name__}
+        known = {
+            one
+            for module in (domain, vrrp)
+            for one in vars(module).values()
+            if isinstance(one, type) and one.__module__ == module.__name__
+        }
         tried = {type(error) for error, *_ in ANSWERS}
-        self.assertEqual({domain.LoadBalancerError}, known - tried)
+        self.assertEqual({domain.LoadBalancerError, vrrp.VrrpError}, known - tried)
 
     def test_allowed(self) -> None:
         """A 405 says what is allowed, in a header too; where nobody knows, it says nothing."""

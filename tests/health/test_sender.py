@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.task import Clock
-from twisted.logger import LogLevel, capturedLogs
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from amphora.blocking import AtOnce
@@ -130,6 +130,8 @@ class SenderTestCase(SynchronousTestCase):
         self.question: Callable[[], Awaitable[Sequence[InstanceSample]]] = lambda: succeed(self.samples)
         self.looked_up: list[str] = []
 
+    silent_for: str | None = None
+    """Why heartbeats have to fall silent."""
     localhost: str | None = "127.0.0.1"
     """Where `localhost` is; None while its name cannot be found."""
 
@@ -162,6 +164,7 @@ class SenderTestCase(SynchronousTestCase):
             interval=INTERVAL,
             samples=self.ask,
             counters=Counters(self.directory, boot_id="boot", agent_started=1000),
+            silence=lambda: self.silent_for,
             phase=lambda: phase,
             look_up=self.find,
         )
@@ -222,6 +225,27 @@ class CadenceTests(SenderTestCase):
         self.pass_time(100)
         self.assertEqual(self.asked, [begun, *(begun + 5.0 + INTERVAL * number for number in range(10))])
         self.assertEqual(len(receiver.hear()), 11)
+
+    def test_silence(self) -> None:
+        """While there is a reason none leaves, not even one that is asked for; it is told once, and so is the end."""
+        receiver = self.receiver()
+        sender = self.started(receiver.controller)
+        self.samples = [answer(sent=100)]
+        self.pass_time(INTERVAL)
+        self.assertEqual([0, 1], [message["seq"] for message in receiver.hear()])
+        self.silent_for = "keepalived hangs"
+        with capturedLogs() as events:
+            self.samples = [answer(sent=300)]
+            self.pass_time(INTERVAL)
+            sender.beat_now()
+            self.pass_time(INTERVAL)
+            self.assertEqual([], receiver.hear())
+            self.silent_for = None
+            self.pass_time(INTERVAL)
+        [message] = receiver.hear()
+        self.assertEqual((2, [200]), (message["seq"], self.tx([message])))
+        texts = [formatEvent(event) for event in events]
+        self.assertEqual(["no heartbeats are sent: keepalived hangs", "heartbeats are sent again"], texts)
 
     def test_sequence(self) -> None:
         """Heartbeats are numbered from 0, and one that did not leave takes no number."""

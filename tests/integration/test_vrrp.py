@@ -363,7 +363,7 @@ class SurvivalTests(VrrpTestCase):
         run(*rename, ours.link, "name", "other0")
         for process in (child, self.running_keepalived()):
             process.send_signal(signal.SIGKILL)
-        await self.until_logged("keepalived is started again in 2 s")
+        await self.until_logged("keepalived is started again in 1 s")
         self.assertFalse(ours.holds())
         with self.assertRaises(AmphoraFailed) as raised:
             await self.client.vrrp("start")
@@ -432,8 +432,8 @@ class HungTests(VrrpTestCase):
 
     async def test_hung(self) -> None:
         """
-        Heartbeats fall silent when one of its processes is stopped, and a reload is told as what it is, a 500 in bounded
-        time; nobody harms it, and when it goes on, all that was asked for comes about.
+        Heartbeats fall silent when one of its processes is stopped, and a reload is answered in bounded time, with a
+        500; nobody harms it, and when it goes on, all that was asked for comes about.
         """
         config = await self.running_vrrp(self.config())
         process, child = self.running_keepalived(), self.child()
