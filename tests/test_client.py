@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from attrs import define, field
 from OpenSSL.crypto import X509
@@ -314,6 +314,19 @@ class CallTests(SynchronousTestCase):
                 ("POST", "/v0.1/plug/network/", {"mac_address": mac}),
             ],
             [(method, path, json.loads(body) if body else None) for method, path, body in self.amphora.requests],
+        )
+
+    def test_vrrp(self) -> None:
+        """keepalived's configuration goes as it is; each action has its own path."""
+        self.amphora.answer(200, {"message": "OK"})
+        self.assertEqual(Outcome(200, "OK", ""), self.result(self.client.upload_vrrp(b"\xff\x00")))
+        self.amphora.answer(202, {"message": "OK", "details": "keepalived started"})
+        actions: tuple[Literal["start", "stop", "reload"], ...] = ("start", "stop", "reload")
+        for action in actions:
+            self.assertEqual(Outcome(202, "OK", "keepalived started"), self.result(self.client.vrrp(action)))
+        self.assertEqual(
+            [("PUT", "/v0.1/vrrp/upload", b"\xff\x00"), *(("PUT", f"/v0.1/vrrp/{action}", b"") for action in actions)],
+            self.amphora.requests,
         )
 
     def test_quoting(self) -> None:

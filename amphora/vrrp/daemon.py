@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from attrs import define, field, frozen
 from twisted.internet.interfaces import IReactorFDSet
@@ -97,8 +97,19 @@ class KeepalivedProgram:
         ]
 
     def is_running_as(self, process: ProcessIdentity, files: VrrpFiles) -> bool:
-        """Is this process a keepalived that was given our files?"""
-        return runs(process, self.path) and given_files(process) == [str(files.main)]
+        """Is this the keepalived that was given our files?  Its child was given them too, but leads no session."""
+        try:
+            leads = os.getsid(process.pid) == process.pid
+        except ProcessLookupError:
+            return False
+        return leads and runs(process, self.path) and given_files(process) == [str(files.main)]
+
+
+def role_of(names: frozenset[str], states: Mapping[str, State]) -> Role | None:
+    """ACTIVE where all of these instances are MASTER, STANDBY where one is not; None where one is not known."""
+    if not names or not names <= states.keys():
+        return None
+    return "ACTIVE" if all(states[name] == "MASTER" for name in names) else "STANDBY"
 
 
 @define(eq=False)
@@ -141,10 +152,8 @@ class Daemon:
         return None if self._watch is None else self._watch.identity
 
     def role(self, config: KeepalivedConfig | None) -> Role | None:
-        """ACTIVE where all instances are MASTER, STANDBY where one is not; None where one is not known."""
-        if config is None or self.process is None or not config.names or not config.names <= self._states.keys():
-            return None
-        return "ACTIVE" if all(self._states[name] == "MASTER" for name in config.names) else "STANDBY"
+        """What the instances of the running configuration are; None where that is not known, or nothing runs."""
+        return None if config is None or self.process is None else role_of(config.names, self._states)
 
     async def check(self) -> CommandResult:
         """
@@ -164,6 +173,7 @@ class Daemon:
 
         @param config: What the running configuration says.
         @raise KeepalivedFailed: if it ended instead.
+        @raise OSError: if it could not be started.
         """
         await self._ensure_namespace()
         await self._fifo.open()
@@ -198,6 +208,7 @@ class Daemon:
         @raise ReloadUndecided: if it did not say so in time.
         @raise KeepalivedFailed: if it ended.
         @raise KeepalivedNotFound: if it does not run.
+        @raise OSError: if it could not be told.
         """
         process = await self._running()
         await self._fifo.open()
@@ -214,6 +225,8 @@ class Daemon:
                     problem = f"keepalived did not say within {RELOAD_TIMEOUT:g} s that it has reloaded"
                     raise ReloadUndecided(await self._said_since(position, problem))
                 await deferLater(self._reactor, _POLL)
+        except OSError as error:
+            raise ReloadUndecided(f"what keepalived says cannot be read: {error.strerror}") from error
         finally:
             self._expecting = False
         if self.process is None:

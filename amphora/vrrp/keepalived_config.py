@@ -23,7 +23,8 @@ _TOKEN = re.compile(
     r"""(?P<comment>[#!])|(?P<brace>[{}])|"""
     r"""(?P<word>(?:[^\s"'\\#!{}$]|\\.|\$\{[^\s{}]*\}|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|["'\\$])+)"""
 )
-_QUOTING = re.compile(r"""\\(.)|["']""")
+_QUOTED = re.compile(r"""\\(.)|"((?:\\.|[^"\\])*)"|'((?:\\.|[^'\\])*)'|["']""")
+_ESCAPED = re.compile(r"\\(.)")
 _SECRET = re.compile(r"\bauth_pass[ \t]+(.+)")
 _BARE_WORD = re.compile(r"""[^\s"'`{}]+""")
 _KEPT_OF_A_SECRET = 8
@@ -92,7 +93,7 @@ def parse_config(content: bytes) -> KeepalivedConfig:
             if token["word"]:
                 # `@name` makes a line depend on whose configuration it is.
                 if words or not token["word"].startswith("@"):
-                    words.append(_QUOTING.sub(r"\1", token["word"]))
+                    words.append(_QUOTED.sub(_unquoted, token["word"]))
             elif token["brace"] == "{":
                 blocks.append(words or title)
                 if len(blocks) == 1 and blocks[0][:1] == ["vrrp_instance"]:
@@ -121,6 +122,11 @@ def _take(instances: list[_Instance], blocks: list[list[str]], words: list[str])
             return
     elif keywords[1:] == ["authentication"] and words[0] == "auth_pass" and len(words) > 1:
         instances[-1].auth_pass = words[1]
+
+
+def _unquoted(found: re.Match[str]) -> str:
+    escaped, double, single = found.groups()
+    return escaped or _ESCAPED.sub(r"\1", double or single or "")
 
 
 def _secrets(text: str) -> frozenset[str]:

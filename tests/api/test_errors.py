@@ -17,6 +17,7 @@ from amphora.api.errors import ErrorAnswer, RequestRefused, answer_for, install_
 from amphora.loadbalancer import errors as domain
 from amphora.network import errors as network
 from amphora.pem import BadPEM
+from amphora.vrrp import errors as vrrp
 
 ID = "11111111-0000-4000-8000-000000000001"
 
@@ -61,6 +62,29 @@ ANSWERS: tuple[tuple[Exception, int, dict[str, str]], ...] = (
     (network.PlugFailed("VIP", "why"), 500, {"message": "Error plugging VIP", "details": "why"}),
     (network.PlugFailed("Port", "why"), 500, {"message": "Error plugging Port", "details": "why"}),
     (network.NetworkUnreadable("why"), 500, {"message": "Error reading network interfaces", "details": "why"}),
+    (
+        vrrp.ConfigurationRefused("Unknown keyword 'authe'"),
+        500,
+        {"message": "Failed to upload keepalived configuration.", "details": "Unknown keyword 'authe'"},
+    ),
+    (
+        vrrp.ConfigurationNotStored("No space left on device"),
+        500,
+        {"message": "Failed to upload keepalived configuration.", "details": "No space left on device"},
+    ),
+    (
+        vrrp.ActionFailed("stop", "keepalived process with PID 3352 not found"),
+        500,
+        {
+            "message": "Failed to stop keepalived service: keepalived process with PID 3352 not found",
+            "details": "keepalived process with PID 3352 not found",
+        },
+    ),
+    (
+        vrrp.ActionFailed("start", "keepalived ended\nwhy"),
+        500,
+        {"message": "Failed to start keepalived service: keepalived ended", "details": "keepalived ended\nwhy"},
+    ),
     (RequestRefused(ErrorAnswer(400, "Invalid Request")), 400, {"message": "Invalid Request"}),
     (NotFound(), 404, {"message": "Not Found"}),
     (
@@ -85,12 +109,13 @@ class AnswerTests(SynchronousTestCase):
         """No error of the domain is without an answer, and each is tried here."""
         known = {
             one
-            for module in (domain, network)
+            for module in (domain, network, vrrp)
             for one in vars(module).values()
             if isinstance(one, type) and one.__module__ == module.__name__
         }
         tried = {type(error) for error, *_ in ANSWERS}
-        self.assertEqual({domain.LoadBalancerError, network.NetworkError}, known - tried)
+        bases = {domain.LoadBalancerError, network.NetworkError, vrrp.VrrpError}
+        self.assertEqual(bases, known - tried)
 
     def test_allowed(self) -> None:
         """A 405 says what is allowed, in a header too; where nobody knows, it says nothing."""

@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.task import Clock
-from twisted.logger import LogLevel, capturedLogs
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from amphora.blocking import AtOnce
@@ -139,7 +139,8 @@ class SenderTestCase(SynchronousTestCase):
         self.senders: list[HeartbeatSender] = []
 
     standing = ALONE
-    silence: str | None = None
+    silent_for: str | None = None
+    """Why heartbeats have to fall silent."""
 
     localhost: Sequence[str] = ("127.0.0.1",)
     """Where `localhost` is; nowhere while its name cannot be found."""
@@ -176,7 +177,7 @@ class SenderTestCase(SynchronousTestCase):
             samples=self.ask,
             counters=Counters(self.directory, boot_id="boot", agent_started=1000),
             standing=lambda: self.standing,
-            silence=lambda: self.silence,
+            silence=lambda: self.silent_for,
             phase=lambda: phase,
             look_up=self.find,
         )
@@ -227,24 +228,6 @@ class PairTests(SenderTestCase):
         told = [(each["topology"], each["topology_status"], each["role"]) for each in (first, second)]
         self.assertEqual([("SINGLE", "OK", "ACTIVE"), ("ACTIVE-STANDBY", "TOPOLOGY-CHANGE", "STANDBY")], told)
 
-    def test_silence(self) -> None:
-        """While keepalived does not run nothing is sent, which the log says once; no traffic is lost over it."""
-        receiver = self.receiver()
-        self.samples = [answer(1)]
-        self.started(receiver.controller)
-        self.pass_time(0)
-        self.assertEqual([1], self.tx(receiver.hear()))
-        self.silence = "a reason"
-        self.samples = [answer(5)]
-        with capturedLogs() as logged:
-            self.pass_time(3 * INTERVAL)
-            self.assertEqual([], receiver.hear())
-            self.silence = None
-            self.samples = [answer(9)]
-            self.pass_time(INTERVAL)
-        self.assertEqual([8], self.tx(receiver.hear()))
-        self.assertEqual([LogLevel.error, LogLevel.info], [event["log_level"] for event in logged])
-
 
 class CadenceTests(SenderTestCase):
     """When heartbeats leave."""
@@ -279,6 +262,27 @@ class CadenceTests(SenderTestCase):
         self.pass_time(100)
         self.assertEqual(self.asked, [begun, *(begun + 5.0 + INTERVAL * number for number in range(10))])
         self.assertEqual(len(receiver.hear()), 11)
+
+    def test_silence(self) -> None:
+        """While there is a reason none leaves, not even one that is asked for; it is told once, and so is the end."""
+        receiver = self.receiver()
+        sender = self.started(receiver.controller)
+        self.samples = [answer(sent=100)]
+        self.pass_time(INTERVAL)
+        self.assertEqual([0, 1], [message["seq"] for message in receiver.hear()])
+        self.silent_for = "keepalived hangs"
+        with capturedLogs() as events:
+            self.samples = [answer(sent=300)]
+            self.pass_time(INTERVAL)
+            sender.beat_now()
+            self.pass_time(INTERVAL)
+            self.assertEqual([], receiver.hear())
+            self.silent_for = None
+            self.pass_time(INTERVAL)
+        [message] = receiver.hear()
+        self.assertEqual((2, [200]), (message["seq"], self.tx([message])))
+        texts = [formatEvent(event) for event in events]
+        self.assertEqual(["no heartbeats are sent: keepalived hangs", "heartbeats are sent again"], texts)
 
     def test_sequence(self) -> None:
         """Heartbeats are numbered from 0, and one that did not leave takes no number."""

@@ -107,7 +107,7 @@ class ListenerRouteTests(RouteTestCase):
         await self.assert_answer("DELETE", listener, 200, {"message": "OK"})
         await self.assert_answer("GET", "/listeners", 200, [])
         self.assertEqual(
-            {"agent.lock", "certs", "notify.sock", "spool", "stats_counters.json"},
+            {"agent.lock", "certs", "notify.sock", "spool", "stats_counters.json", "vrrp"},
             {entry.name for entry in self.agent.base_path.iterdir()} | {"stats_counters.json"},
         )
 
