@@ -46,7 +46,7 @@ from amphora.process import (
 
 CHECK_TIMEOUT = 30.0
 READY_TIMEOUT = 10.0
-"""Seconds for haproxy to become ready, and one more for each thousand members."""
+"""Seconds for haproxy to judge a configuration, and to become ready; and one more for each thousand members."""
 STOP_TIMEOUT = 5.0
 """Seconds between asking haproxy to end and ending it."""
 KILL_TIMEOUT = 5.0
@@ -196,15 +196,18 @@ class Haproxy:
         """The master process; None where none runs."""
         return None if self._watch is None else self._watch.identity
 
-    async def check(self, config: Path, overlay: Path, peer: str) -> CommandResult:
+    async def check(self, config: Path, overlay: Path, peer: str, members: int) -> CommandResult:
         """
         Let haproxy judge a configuration.
 
+        @param members: How many servers it has: large ones take longer.
         @raise HaproxyFailed: if it could not be asked.
         """
         try:
             return await run_command(
-                self._reactor, self._program.check_command(config, overlay, peer), timeout=CHECK_TIMEOUT
+                self._reactor,
+                self._program.check_command(config, overlay, peer),
+                timeout=_patience(members, CHECK_TIMEOUT),
             )
         except CommandFailed as error:
             raise HaproxyFailed(str(error)) from error
@@ -233,7 +236,7 @@ class Haproxy:
         process = ProcessIdentity.of(pid)
         if process is None or not self._begin_watching(process):
             raise HaproxyFailed(await self._said_since(position, "haproxy ended at once"))
-        patience = _patience(members)
+        patience = _patience(members, READY_TIMEOUT)
         try:
             await self._until(lambda: self._notify.said_ready(pid), patience)
         except TimeoutError:
@@ -254,7 +257,7 @@ class Haproxy:
         @raise HaproxyNotFound: if it does not run.
         """
         process = await self._running()
-        patience = _patience(members)
+        patience = _patience(members, READY_TIMEOUT)
         deadline = self._reactor.seconds() + patience
         await self._blocking.run(output.trim, self._files.log)
         position = await self._blocking.run(output.size, self._files.log)
@@ -560,5 +563,5 @@ class Haproxy:
         return f"{otherwise}:\n{said}" if said else otherwise
 
 
-def _patience(members: int) -> float:
-    return READY_TIMEOUT + members / 1000
+def _patience(members: int, seconds: float) -> float:
+    return seconds + members / 1000

@@ -365,7 +365,7 @@ class Instance:
             raise InvalidConfiguration(objection)
         try:
             result = await self._haproxy.check(
-                self._files.candidate, self._files.overlay_candidate, peer_name(amphora_id)
+                self._files.candidate, self._files.overlay_candidate, peer_name(amphora_id), config.members
             )
         except HaproxyFailed as error:
             # It was not judged: nothing is remembered of it.
@@ -782,7 +782,9 @@ class Instance:
 
         await self._store("configuration", stage_overlay)
         try:
-            result = await self._haproxy.check(self._files.config, self._files.overlay_candidate, self._peer())
+            result = await self._haproxy.check(
+                self._files.config, self._files.overlay_candidate, self._peer(), config.members
+            )
         finally:
             await self._store("configuration", self._files.overlay_candidate.unlink)
         if not result.succeeded:

@@ -144,7 +144,7 @@ class AdoptionTests(AgentTestCase):
     async def test_killed_in_a_start(self) -> None:
         """A haproxy that was still loading when its agent was killed is found, though it has no pid file yet."""
         # Large enough that loading takes a while.
-        balancer = LoadBalancer(extra_servers=40_000)
+        balancer = LoadBalancer(extra_servers=20_000)
         await self.client.upload_haproxy(balancer.listener_id, balancer.config())
         starting = Deferred.fromCoroutine(self.client.start(balancer.listener_id))
         starting.addErrback(lambda _: None)
