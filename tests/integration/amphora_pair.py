@@ -194,6 +194,7 @@ class Pair:
         self._listener = HeartbeatListener(reactor=cast(Any, reactor), key=KEY, received=self.heard.append)
         self._listener.startService()
         self.amphorae = [self._amphora("left", "10.99.0.11"), self._amphora("right", "10.99.0.12")]
+        self._lab.serve_dhcp({amphora.port.mac: amphora.address for amphora in self.amphorae})
         for amphora in self.amphorae:
             await amphora.agent.start()
         for amphora, role in zip(self.amphorae, ("ACTIVE", "STANDBY"), strict=True):
@@ -255,8 +256,7 @@ class Pair:
         """What a controller does, in its order."""
         await self._set_topology(amphora, role)
         await amphora.client.plug_vip(VIP, subnet_cidr=SUBNET, gateway=GATEWAY, mac_address=amphora.port.mac)
-        # The cloud's part: the port's own address.
-        amphora.host.ip("address", "add", f"{amphora.address}/24", "dev", "eth1")
+        await wait_until(lambda: f" {amphora.address}/24" in amphora.host.addresses(), "the port to have its address")
         await amphora.client.upload_haproxy(self.listener_id, self._haproxy_config())
         await amphora.client.start(self.listener_id)
         await amphora.client.upload_vrrp(self._keepalived_config(amphora))

@@ -5,16 +5,13 @@ from __future__ import annotations
 import secrets
 import socket
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
 
 from attrs import define, field, frozen
 
 from amphora.network.inside import inside
-
-
-def ip(*arguments: str) -> str:
-    """Run C{ip} and return what it says.  @raise CalledProcessError: if it fails."""
-    return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True).stdout
+from tests.integration.networks import PATIENCE, delete_namespace, ip
 
 
 @frozen
@@ -64,6 +61,7 @@ class Lab:
     _mark: str = field(init=False, factory=lambda: secrets.token_hex(3))
     _hosts: list[Host] = field(init=False, factory=list)
     _links: list[str] = field(init=False, factory=list)
+    _servers: list[subprocess.Popen[bytes]] = field(init=False, factory=list)
     switch: Host = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -96,6 +94,18 @@ class Lab:
         host.ip("link", "set", "eth0", "up")
         return port
 
+    def serve_dhcp(self, leases: Mapping[str, str]) -> None:
+        """Run a DHCP server on the bridge, which has an address, that gives these, by the asker's hardware address."""
+        [first, *_] = leases.values()
+        command = [
+            *("ip", "netns", "exec", self.switch.name, "dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0"),
+            *("--user=root", "--dhcp-authoritative", "--bind-interfaces", "--interface=bridge", "--leasefile-ro"),
+            *(f"--dhcp-range={first},static,255.255.255.0", "--pid-file=", "--no-ping"),
+            *(f"--dhcp-host={mac},{address}" for mac, address in leases.items()),
+        ]
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._servers.append(server)
+
     def cut(self, port: Port) -> None:
         """Take a cable out of the bridge: neither end has a carrier any more."""
         self.switch.ip("link", "set", port.cable, "down")
@@ -106,11 +116,13 @@ class Lab:
 
     def clean_up(self) -> None:
         """Take everything away.  A link inside a namespace goes with it."""
+        for server in self._servers:
+            server.terminate()
+            server.wait(PATIENCE)
         for host in self._hosts:
-            with suppress(subprocess.CalledProcessError):
-                ip("netns", "delete", host.name)
+            delete_namespace(host.name)
         for link in self._links:
-            with suppress(subprocess.CalledProcessError):
+            with suppress(AssertionError):
                 ip("link", "delete", link)
 
 

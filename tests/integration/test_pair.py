@@ -11,7 +11,7 @@ from tests.integration.amphora_pair import Pair
 from tests.integration.support import requires, short_directory
 
 
-@requires("root", "haproxy", "keepalived", "ip")
+@requires("root", "haproxy", "keepalived", "ip", "dnsmasq")
 class PairTests(TestCase):
     timeout = 600
 
