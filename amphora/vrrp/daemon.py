@@ -97,8 +97,12 @@ class KeepalivedProgram:
         ]
 
     def is_running_as(self, process: ProcessIdentity, files: VrrpFiles) -> bool:
-        """Is this process a keepalived that was given our files?"""
-        return runs(process, self.path) and given_files(process) == [str(files.main)]
+        """Is this the keepalived that was given our files?  Its child was given them too, but leads no session."""
+        try:
+            leads = os.getsid(process.pid) == process.pid
+        except ProcessLookupError:
+            return False
+        return leads and runs(process, self.path) and given_files(process) == [str(files.main)]
 
 
 def role_of(names: frozenset[str], states: Mapping[str, State]) -> Role | None:
@@ -169,6 +173,7 @@ class Daemon:
 
         @param config: What the running configuration says.
         @raise KeepalivedFailed: if it ended instead.
+        @raise OSError: if it could not be started.
         """
         await self._ensure_namespace()
         await self._fifo.open()
@@ -203,6 +208,7 @@ class Daemon:
         @raise ReloadUndecided: if it did not say so in time.
         @raise KeepalivedFailed: if it ended.
         @raise KeepalivedNotFound: if it does not run.
+        @raise OSError: if it could not be told.
         """
         process = await self._running()
         await self._fifo.open()
@@ -219,6 +225,8 @@ class Daemon:
                     problem = f"keepalived did not say within {RELOAD_TIMEOUT:g} s that it has reloaded"
                     raise ReloadUndecided(await self._said_since(position, problem))
                 await deferLater(self._reactor, _POLL)
+        except OSError as error:
+            raise ReloadUndecided(f"what keepalived says cannot be read: {error.strerror}") from error
         finally:
             self._expecting = False
         if self.process is None:

@@ -185,7 +185,7 @@ class Keepalived:
                 await self._run(config)
             elif not await self._blocking.run(store.runs_upload, self._files):
                 await self._load(config)
-        except KeepalivedFailed:
+        except (KeepalivedFailed, OSError):
             # Where not even this can be written down, the next agent tries to start it, as this one was told to.
             with suppress(OSError):
                 await self._remember(before)
@@ -268,7 +268,7 @@ class Keepalived:
         await self._begin_run(config)
         try:
             process = await self._daemon.start(config)
-        except KeepalivedFailed:
+        except (KeepalivedFailed, OSError):
             if not await self._return_run():
                 await self._blocking.run(store.forget_run, self._files)
                 self._running = None
@@ -285,11 +285,12 @@ class Keepalived:
         except ReloadUndecided:
             # It was told, and will do so when it goes on.
             raise
+        except OSError:
+            await self._return_run()
+            raise
         except (KeepalivedFailed, KeepalivedNotFound) as error:
-            if await self._return_run():
-                kept = await self._start_kept()
-                raise KeepalivedFailed(f"{error}\n{_KEPT_RUNS}" if kept else str(error)) from error
-            raise KeepalivedFailed(str(error)) from error
+            kept = await self._return_run() and await self._start_kept()
+            raise KeepalivedFailed(f"{error}\n{_KEPT_RUNS}" if kept else str(error)) from error
         await self._confirm_run()
         self._log.info("keepalived reloaded")
 

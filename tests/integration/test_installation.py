@@ -44,11 +44,12 @@ class WheelTests(SynchronousTestCase):
         return done.stdout
 
     def test_content(self) -> None:
-        """The wheel holds every module, the type marker, the licence and the plugin, and nothing else."""
+        """The wheel holds every module and script, the type marker, the licence and the plugin, and nothing else."""
         with zipfile.ZipFile(self.wheel) as archive:
             names = {name for name in archive.namelist() if ".dist-info/" not in name}
             licences = [name for name in archive.namelist() if name.endswith("/LICENSE")]
-        modules = {str(path.relative_to(ROOT)) for path in (ROOT / "amphora").rglob("*.py")}
+        ours = (path for path in (ROOT / "amphora").rglob("*") if path.suffix in (".py", ".sh"))
+        modules = {str(path.relative_to(ROOT)) for path in ours}
         self.assertEqual(names, {*modules, "amphora/py.typed", "twisted/plugins/amphora_plugin.py"})
         self.assertEqual(len(licences), 1)
 

@@ -156,6 +156,11 @@ class KeepalivedFactTests(TestCase):
             self.assertEqual(6, status)
             self.assertIn("script_security not enabled", output)
 
+    async def test_scripts_of_others(self) -> None:
+        """keepalived cannot check a configuration whose scripts run as another user: it is ended by a signal."""
+        theirs = b"global_defs {\n    script_user nobody\n}\n" + evolve(self.config, script=self.script()).text()
+        self.assertEqual(-signal.SIGTERM, (await self.check(self.settings() + theirs))[0])
+
     async def test_quoted_password(self) -> None:
         """keepalived quotes a line that it does not understand, with the password in it."""
         text = evolve(self.config, hurry=False).text().replace(PASSWORD.encode(), b'"' + PASSWORD.encode())

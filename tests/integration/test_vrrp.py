@@ -8,26 +8,34 @@ import os
 import shutil
 import signal
 import subprocess
+from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
+from twisted.trial.unittest import TestCase
 
+from amphora.blocking import InThreads
 from amphora.client import AmphoraFailed, Refused
 from amphora.listener import Heartbeat, HeartbeatListener
 from amphora.process import ProcessIdentity
+from amphora.vrrp.daemon import KeepalivedProgram
+from amphora.vrrp.keepalived import Keepalived
+from amphora.vrrp.store import VrrpFiles
 from tests.integration.harness import new_id, wait_until
 from tests.integration.pair import (
     EVERYTHING_FOR_PAIRS,
     PASSWORD,
+    Pair,
     PairTestCase,
     Side,
+    VrrpConfig,
     end_keepaliveds,
     keepalives_of,
     run,
 )
-from tests.integration.support import count, requires
+from tests.integration.support import count, requires, short_directory
 
 SECOND_ADDRESS = "192.0.2.101"
 
@@ -170,6 +178,134 @@ class RouteTests(VrrpTestCase):
         self.assertFalse(self.uploaded.exists())
 
 
+@requires("root", "keepalived", "ip")
+class ObjectTests(TestCase):
+    """What the rest of the agent asks of keepalived, and hears of it."""
+
+    timeout = 180
+
+    def setUp(self) -> None:
+        from twisted.internet import reactor
+
+        self.reactor = cast(Any, reactor)
+        self.pair = Pair.create(self)
+        self.directory = short_directory(self)
+        self.addCleanup(lambda: Deferred.fromCoroutine(end_keepaliveds(self.directory)))
+        self.changes: list[tuple[bool, bool, str | None]] = []
+        self.keepalived = self.new_keepalived()
+
+    def new_keepalived(self) -> Keepalived:
+        program = KeepalivedProgram("/usr/sbin/keepalived", self.pair.ours.namespace, facility=None)
+        files = VrrpFiles(self.directory / "vrrp")
+        keepalived = Keepalived(self.reactor, InThreads(self.reactor), program, files, changed=self.changed)
+        self.addCleanup(lambda: Deferred.fromCoroutine(keepalived.release()))
+        return keepalived
+
+    def changed(self) -> None:
+        self.changes.append((self.keepalived.configured, self.keepalived.runs, self.keepalived.role))
+
+    async def until_role(self, role: str) -> None:
+        await wait_until(lambda: self.keepalived.role == role, f"the role {role}")
+
+    async def test_life(self) -> None:
+        """Every change of its role, or its process, is told once."""
+        keepalived = self.keepalived
+        await keepalived.adopt()
+        self.assertEqual((False, False, None, None), self.appearance())
+        config = VrrpConfig(self.pair.ours, self.pair.theirs)
+        await keepalived.upload(config.text())
+        assert keepalived.config is not None
+        self.assertEqual({config.name}, keepalived.config.names)
+        self.assertEqual((True, False, None, "keepalived does not run"), self.appearance())
+        self.assertEqual("keepalived started", await keepalived.act("start"))
+        await self.until_role("ACTIVE")
+        await keepalived.retire()
+        self.assertEqual((False, False, None, None), self.appearance())
+        self.assertFalse(self.pair.ours.holds())
+        await keepalived.retire()
+        await keepalived.act("start")
+        self.assertEqual((True, True, "STANDBY", None), self.appearance())
+        roles = [role for role, _ in groupby(role for *_, role in self.changes)]
+        self.assertEqual([None, "STANDBY", "ACTIVE", None, "STANDBY"], roles)
+        self.assertEqual(len(self.changes), len(list(groupby(self.changes))))
+
+    def appearance(self) -> tuple[bool, bool, str | None, str | None]:
+        keepalived = self.keepalived
+        return keepalived.configured, keepalived.runs, keepalived.role, keepalived.shortcoming
+
+    async def next_agent(self) -> Keepalived:
+        """The agent ends, and another one comes."""
+        await self.keepalived.release()
+        self.keepalived = self.new_keepalived()
+        await self.keepalived.adopt()
+        return self.keepalived
+
+    async def running(self) -> list[ProcessIdentity]:
+        """Upload and start it, and wait until it is ACTIVE; its processes."""
+        await self.keepalived.adopt()
+        await self.keepalived.upload(VrrpConfig(self.pair.ours, self.pair.theirs).text())
+        await self.keepalived.act("start")
+        await self.until_role("ACTIVE")
+        return keepalives_of(self.directory)
+
+    async def test_next_agent(self) -> None:
+        """The next agent knows what this one knew, also that it was stopped, or retired."""
+        await self.running()
+        for change in ("", "stop", "retire"):
+            if change == "stop":
+                await self.keepalived.act("stop")
+            elif change == "retire":
+                await self.keepalived.retire()
+            before = (self.appearance(), self.keepalived.config)
+            await self.next_agent()
+            self.assertEqual(before, (self.appearance(), self.keepalived.config))
+        self.assertEqual([], keepalives_of(self.directory))
+
+    async def test_reboot(self) -> None:
+        """What should run is started by the next agent, what was stopped is not."""
+        await self.running()
+        await self.keepalived.release()
+        await end_keepaliveds(self.directory)
+        await self.next_agent()
+        await self.until_role("ACTIVE")
+        await self.keepalived.act("stop")
+        await self.next_agent()
+        self.assertEqual([], keepalives_of(self.directory))
+
+    async def test_pid_files_that_lie(self) -> None:
+        """A pid file that is empty, garbage, missing or names somebody else neither fools nor hinders (B8)."""
+        processes = await self.running()
+        pid_file = self.directory / "vrrp" / "octavia-keepalived.pid"
+        child = next(process for process in processes if not process.children())
+        for content in ("", "garbage\n", str(os.getpid()), str(child.pid), None):
+            pid_file.unlink()
+            if content is not None:
+                pid_file.write_text(content)
+            await self.next_agent()
+            self.assertEqual((True, "ACTIVE"), (self.keepalived.runs, self.keepalived.role), content)
+            pid_file.touch()
+        self.assertEqual(processes, keepalives_of(self.directory))
+        await self.keepalived.act("stop")
+        self.assertEqual([], keepalives_of(self.directory))
+        for name in ("octavia-keepalived.pid", "octavia-keepalived.vrrp.pid"):
+            (self.directory / "vrrp" / name).write_text(str(os.getpid()))
+        await self.keepalived.act("start")
+        await self.until_role("ACTIVE")
+
+    async def test_role_without_events(self) -> None:
+        """Where no event tells it, the addresses that are there do."""
+        await self.running()
+        for down, role in ((False, "ACTIVE"), (True, "STANDBY")):
+            await self.keepalived.release()
+            if down:
+                self.pair.theirs.set_link("down")
+                await wait_until(lambda: not self.pair.ours.holds(), "the address to leave")
+            # What is told meanwhile is lost with the FIFO.
+            (self.directory / "vrrp" / "notify.fifo").unlink()
+            await self.next_agent()
+            self.assertEqual(role, self.keepalived.role)
+
+
 @requires(*EVERYTHING_FOR_PAIRS)
 class RoleTests(VrrpTestCase):
     async def test_pair(self) -> None:
@@ -296,39 +432,6 @@ class SurvivalTests(VrrpTestCase):
         self.assertEqual([], keepalives_of(self.directory))
         self.assertFalse(self.pair.ours.holds())
 
-    async def test_pid_files_that_lie(self) -> None:
-        """A pid file that is empty, missing or names somebody else neither fools nor hinders (B8)."""
-        await self.running_vrrp(self.config())
-        process = self.running_keepalived()
-        pid_file = self.vrrp / "octavia-keepalived.pid"
-        for content in ("", str(os.getpid()), None):
-            await self.agent.end(signal.SIGKILL)
-            if content is None:
-                pid_file.unlink()
-            else:
-                pid_file.write_text(content)
-            await self.agent.start()
-            self.assertIn(f"found keepalived, process {process.pid}", self.agent.log)
-        await self.client.vrrp("stop")
-        self.assertEqual([], keepalives_of(self.directory))
-        for name in ("octavia-keepalived.pid", "octavia-keepalived.vrrp.pid"):
-            (self.vrrp / name).write_text(str(os.getpid()))
-        await self.client.vrrp("start")
-        await self.until_held()
-
-    async def test_reboot(self) -> None:
-        """What should run is started by the next agent, what was stopped is not."""
-        await self.running_vrrp(self.config())
-        for running in (True, False):
-            if not running:
-                await self.client.vrrp("stop")
-            await self.agent.end(signal.SIGKILL)
-            await end_keepaliveds(self.directory)
-            await self.agent.start()
-            if running:
-                await self.until_held()
-        self.assertEqual([], keepalives_of(self.directory))
-
     async def test_child_that_dies(self) -> None:
         """A child that dies is keepalived's own to replace; the role that is told is the new one's."""
         await self.running_vrrp(self.config())
@@ -430,37 +533,32 @@ class HungTests(VrrpTestCase):
         self.heard.clear()
         await wait_until(lambda: self.heard, "a heartbeat")
 
-    async def test_hung(self) -> None:
+    async def test_silence(self) -> None:
         """
-        Heartbeats fall silent when one of its processes is stopped, and a reload is answered in bounded time, with a
-        500; nobody harms it, and when it goes on, all that was asked for comes about.
+        Heartbeats fall silent with an upload, come with the start, and fall silent when a process is stopped.
+
+        Nobody harms it; a reload meanwhile is a 500 in bounded time, and comes about when the process goes on.
         """
-        config = await self.running_vrrp(self.config())
-        process, child = self.running_keepalived(), self.child()
+        not_running = "no heartbeats are sent: keepalived does not run"
         await self.until_heartbeat()
+        config = self.config()
+        await self.client.upload_vrrp(config.text())
+        await self.until_logged(not_running)
+        await self.client.vrrp("start")
+        await self.until_heartbeat()
+        process, child = self.running_keepalived(), self.child()
         await self.client.upload_vrrp(evolve(config, addresses=(*config.addresses, SECOND_ADDRESS)).text())
         child.send_signal(signal.SIGSTOP)
-        reloading = Deferred.fromCoroutine(self.client.vrrp("reload"))
         with self.assertRaises(AmphoraFailed) as raised:
-            await reloading
+            await self.client.vrrp("reload")
         self.assertIn("did not say within 10 s that it has reloaded", raised.exception.message)
         await self.until_logged("no heartbeats are sent: keepalived hangs")
         child.send_signal(signal.SIGCONT)
         await wait_until(lambda: self.pair.ours.holds(SECOND_ADDRESS), "the reload to come about")
         await self.until_heartbeat()
         self.assertEqual([process, child], [self.running_keepalived(), self.child()])
-
-    async def test_not_running(self) -> None:
-        """Heartbeats fall silent with an upload, and come with the start; a stop silences them."""
-        silence = "no heartbeats are sent: keepalived does not run"
-        await self.until_heartbeat()
-        await self.client.upload_vrrp(self.config().text())
-        await self.until_logged(silence)
-        await self.client.vrrp("start")
-        await self.until_heartbeat()
-        self.assertIn("heartbeats are sent again", self.agent.log)
         await self.client.vrrp("stop")
-        await wait_until(lambda: self.agent.log.count(silence) == 2, "silence again")
+        await wait_until(lambda: self.agent.log.count(not_running) == 2, "silence again")
 
 
 @requires(*EVERYTHING_FOR_PAIRS, "mount")
