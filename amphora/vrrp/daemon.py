@@ -42,7 +42,7 @@ from amphora.vrrp.store import VrrpFiles
 CHECK_TIMEOUT = 30.0
 START_PATIENCE = 5.0
 """Seconds for each instance to tell its first state; one that is silent for longer is none that failed."""
-RELOAD_TIMEOUT = 10.0
+RELOAD_TIMEOUT = 5.0
 STOP_TIMEOUT = 5.0
 """Seconds between asking keepalived to end and ending it."""
 KILL_TIMEOUT = 5.0
