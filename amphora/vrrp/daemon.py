@@ -42,7 +42,7 @@ from amphora.vrrp.store import VrrpFiles
 CHECK_TIMEOUT = 30.0
 START_PATIENCE = 5.0
 """Seconds for each instance to tell its first state; one that is silent for longer is none that failed."""
-RELOAD_TIMEOUT = 10.0
+RELOAD_TIMEOUT = 5.0
 STOP_TIMEOUT = 5.0
 """Seconds between asking keepalived to end and ending it."""
 KILL_TIMEOUT = 5.0
@@ -283,9 +283,10 @@ class Daemon:
             await self.adopt(found.get(self._files.main, Family()), config)
 
     async def listen(self) -> None:
-        """Hear what keepalived says, also what it said since an earlier agent listened."""
+        """Hear what keepalived says, also what it said since an earlier agent listened; nothing if there was none."""
         try:
-            await self._fifo.open()
+            if await self._blocking.run(self._files.fifo.exists):
+                await self._fifo.open()
         except OSError as error:
             self._log.error("keepalived cannot be heard until it is started or reloaded: {error}", error=error)
 

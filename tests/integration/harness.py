@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import ssl
 import sys
 import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any, cast
@@ -40,11 +42,16 @@ def new_id() -> str:
 
 
 def free_port() -> int:
-    """A TCP port on loopback that nobody has at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """
+    A TCP port on loopback that nobody has at this moment.
+
+    It is none of those that the kernel gives to outgoing connections: what is stopped for a while has to get it back.
+    """
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 async def wait_until(condition: Callable[[], Any], what: str) -> Any:

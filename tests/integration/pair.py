@@ -17,6 +17,8 @@ from tests.integration.support import program
 
 VIRTUAL_ADDRESS = "192.0.2.100"
 PASSWORD = "qT7x-4Zb"
+PAIR_HURRY = 0.3
+"""Of two that hear each other: slow enough for a machine that has other things to do, too."""
 
 EVERYTHING_FOR_PAIRS = ("root", "haproxy", "keepalived", "ip")
 
@@ -77,7 +79,7 @@ class VrrpConfig:
     """
     A keepalived configuration as Octavia lays it out.
 
-    In a hurry it speaks version 3 of VRRP, without a password, five times a second.
+    In a hurry it speaks version 3 of VRRP, without a password, `hurry` seconds apart.
     """
 
     side: Side
@@ -85,16 +87,17 @@ class VrrpConfig:
     script: Path | None = None
     name: str = field(factory=lambda: new_id().replace("-", ""))
     priority: int = 100
-    hurry: bool = True
+    hurry: float = 0.1
     interval: int = 1
     addresses: tuple[str, ...] = (VIRTUAL_ADDRESS,)
 
     def text(self) -> bytes:
-        speed = ["version 3", "advert_int 0.2"] if self.hurry else ["advert_int 1"]
+        speed = ["version 3", f"advert_int {self.hurry}"] if self.hurry else ["advert_int 1"]
         password = ["authentication {", "    auth_type PASS", f"    auth_pass {PASSWORD}", "}"]
+        times = 1 if self.hurry else 2
         check = [
             *("vrrp_script check_script {", f"    script {self.script}", f"    interval {self.interval}"),
-            *("    fall 2", "    rise 2", "}", ""),
+            *(f"    fall {times}", f"    rise {times}", "}", ""),
         ]
         return "\n".join(
             [
@@ -232,10 +235,10 @@ class PairTestCase(AgentTestCase):
         await self.until_held()
         return config
 
-    def new_peer(self, config: VrrpConfig | None = None) -> PlainKeepalived:
+    def new_peer(self) -> PlainKeepalived:
         """The other side's keepalived, already started."""
         directory = self.directory / f"peer-{new_id()[:8]}"
         directory.mkdir()
         peer = PlainKeepalived(directory, self.pair.theirs.namespace)
-        peer.start((config or VrrpConfig(self.pair.theirs, self.pair.ours, priority=90)).text())
+        peer.start(VrrpConfig(self.pair.theirs, self.pair.ours, priority=90, hurry=PAIR_HURRY).text())
         return peer

@@ -103,7 +103,8 @@ class LinkTests(TestCase):
         before = read_links(self.namespace)[self.link]
         self.cable.send(100)
         after = read_links(self.namespace)[self.link]
-        self.assertTrue(0 <= after.received - before.received - 100 * (1000 + 14 + 20 + 8) < 1000)
+        # Neighbours that look for each other add a little.
+        self.assertTrue(0 <= after.received - before.received - 100 * (1000 + 14 + 20 + 8) < 10_000)
         # Somebody is told that nobody listens there, not too often.
         self.assertTrue(after.sent - before.sent < 100 * 1000)
 

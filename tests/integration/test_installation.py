@@ -48,9 +48,8 @@ class WheelTests(SynchronousTestCase):
         with zipfile.ZipFile(self.wheel) as archive:
             names = {name for name in archive.namelist() if ".dist-info/" not in name}
             licences = [name for name in archive.namelist() if name.endswith("/LICENSE")]
-        modules = {
-            str(path.relative_to(ROOT)) for kind in ("py", "sh") for path in (ROOT / "amphora").rglob(f"*.{kind}")
-        }
+        ours = (path for path in (ROOT / "amphora").rglob("*") if path.suffix in (".py", ".sh"))
+        modules = {str(path.relative_to(ROOT)) for path in ours}
         self.assertEqual(names, {*modules, "amphora/py.typed", "twisted/plugins/amphora_plugin.py"})
         self.assertEqual(len(licences), 1)
 

@@ -127,7 +127,7 @@ class KeepalivedFactTests(TestCase):
 
     async def test_verdicts(self) -> None:
         """With script security on, the exit status is 0 for what is good and for nothing, and 5 for errors."""
-        good = evolve(self.config, script=self.script(), hurry=False).text()
+        good = evolve(self.config, script=self.script(), hurry=0).text()
         ours = self.settings()
         self.assertEqual((0, ""), await self.check(ours + good))
         self.assertEqual((0, ""), await self.check(ours))
@@ -163,7 +163,7 @@ class KeepalivedFactTests(TestCase):
 
     async def test_quoted_password(self) -> None:
         """keepalived quotes a line that it does not understand, with the password in it."""
-        text = evolve(self.config, hurry=False).text().replace(PASSWORD.encode(), b'"' + PASSWORD.encode())
+        text = evolve(self.config, hurry=0).text().replace(PASSWORD.encode(), b'"' + PASSWORD.encode())
         status, output = await self.check(self.settings() + text)
         self.assertEqual(2, status)
         self.assertIn(PASSWORD, output)

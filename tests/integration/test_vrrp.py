@@ -26,6 +26,7 @@ from amphora.vrrp.store import VrrpFiles
 from tests.integration.harness import new_id, wait_until
 from tests.integration.pair import (
     EVERYTHING_FOR_PAIRS,
+    PAIR_HURRY,
     PASSWORD,
     Pair,
     PairTestCase,
@@ -84,7 +85,7 @@ class RouteTests(VrrpTestCase):
 
     async def test_life(self) -> None:
         """A configuration is uploaded, started, reloaded and stopped, with the specification's words."""
-        config = self.config(script=self.vrrp / "check_script.sh", hurry=False)
+        config = self.config(script=self.vrrp / "check_script.sh", hurry=0)
         self.assertEqual((200, {"message": "OK"}), await self.answer("PUT", "/vrrp/upload", config.text()))
         self.assertEqual(config.text(), self.uploaded.read_bytes())
         self.assertIsNone(self.keepalived())
@@ -133,7 +134,7 @@ class RouteTests(VrrpTestCase):
         (self.vrrp / "haproxy_sockets").touch()
         config = await self.running_vrrp(self.config(script=self.vrrp / "check_script.sh"))
         process = self.running_keepalived()
-        good = evolve(config, hurry=False).text()
+        good = evolve(config, hurry=0).text()
         link = self.pair.ours.link.encode()
         for body, words in (
             (b"", "The configuration has no vrrp_instance"),
@@ -162,7 +163,7 @@ class RouteTests(VrrpTestCase):
 
     async def test_password_of_any_length(self) -> None:
         """keepalived looks at eight characters of a password; that there are more is no reason to refuse it."""
-        config = self.config(hurry=False).text().replace(PASSWORD.encode(), b"a-long-password")
+        config = self.config(hurry=0).text().replace(PASSWORD.encode(), b"a-long-password")
         await self.client.upload_vrrp(config)
         await self.client.vrrp("start")
         self.assertEqual(config, self.uploaded.read_bytes())
@@ -312,7 +313,7 @@ class RoleTests(VrrpTestCase):
         """Of two amphorae one has the address; the role follows keepalived, whoever fails."""
         peer = self.new_peer()
         await self.until_held(self.pair.theirs)
-        await self.client.upload_vrrp(self.config().text())
+        await self.client.upload_vrrp(self.config(hurry=PAIR_HURRY).text())
         await self.client.vrrp("start")
         await self.until_role("STANDBY")
         self.assertFalse(self.pair.ours.holds())
@@ -551,7 +552,7 @@ class HungTests(VrrpTestCase):
         child.send_signal(signal.SIGSTOP)
         with self.assertRaises(AmphoraFailed) as raised:
             await self.client.vrrp("reload")
-        self.assertIn("did not say within 10 s that it has reloaded", raised.exception.message)
+        self.assertIn("did not say within 5 s that it has reloaded", raised.exception.message)
         await self.until_logged("no heartbeats are sent: keepalived hangs")
         child.send_signal(signal.SIGCONT)
         await wait_until(lambda: self.pair.ours.holds(SECOND_ADDRESS), "the reload to come about")
