@@ -283,9 +283,10 @@ class Daemon:
             await self.adopt(found.get(self._files.main, Family()), config)
 
     async def listen(self) -> None:
-        """Hear what keepalived says, also what it said since an earlier agent listened."""
+        """Hear what keepalived says, also what it said since an earlier agent listened; nothing if there was none."""
         try:
-            await self._fifo.open()
+            if await self._blocking.run(self._files.fifo.exists):
+                await self._fifo.open()
         except OSError as error:
             self._log.error("keepalived cannot be heard until it is started or reloaded: {error}", error=error)
 

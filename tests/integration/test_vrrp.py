@@ -302,7 +302,7 @@ class ObjectTests(TestCase):
                 self.pair.theirs.set_link("down")
                 await wait_until(lambda: not self.pair.ours.holds(), "the address to leave")
             # What is told meanwhile is lost with the FIFO.
-            (self.directory / "vrrp" / "notify.fifo").unlink()
+            (self.directory / "vrrp" / "notify.fifo").unlink(missing_ok=True)
             await self.next_agent()
             self.assertEqual(role, self.keepalived.role)
 
