@@ -302,7 +302,7 @@ class ObjectTests(TestCase):
                 self.pair.theirs.set_link("down")
                 await wait_until(lambda: not self.pair.ours.holds(), "the address to leave")
             # What is told meanwhile is lost with the FIFO.
-            (self.directory / "vrrp" / "notify.fifo").unlink()
+            (self.directory / "vrrp" / "notify.fifo").unlink(missing_ok=True)
             await self.next_agent()
             self.assertEqual(role, self.keepalived.role)
 
@@ -348,7 +348,7 @@ class RoleTests(VrrpTestCase):
     async def test_reload_keeps_the_address(self) -> None:
         """Over reloads, with other settings, or another name, the address never leaves, and the role stays."""
         config = await self.running_vrrp(self.config())
-        with watched_addresses(self.pair.ours) as taken_away:
+        with WatchedAddresses(self.pair.ours) as taken_away:
             for number in range(3):
                 changed = evolve(config, name=new_id(), priority=110 + number)
                 await self.client.upload_vrrp(changed.text())
@@ -392,7 +392,7 @@ class RoleTests(VrrpTestCase):
         self.assertFalse(self.pair.ours.holds(SECOND_ADDRESS))
 
 
-class watched_addresses:  # reads as a with statement's words
+class WatchedAddresses:
     """Notes which addresses are taken away from a side's links meanwhile."""
 
     def __init__(self, side: Side) -> None:
@@ -414,7 +414,7 @@ class SurvivalTests(VrrpTestCase):
         """Agents are killed and started: the processes are the same, the address never leaves, the role is known."""
         await self.running_vrrp(self.config())
         processes = keepalives_of(self.directory)
-        with watched_addresses(self.pair.ours) as taken_away:
+        with WatchedAddresses(self.pair.ours) as taken_away:
             for number in range(count(2, 30)):
                 await self.agent.end(signal.SIGTERM if number % 2 else signal.SIGKILL)
                 await self.agent.start()
@@ -489,14 +489,14 @@ class SurvivalTests(VrrpTestCase):
     async def test_stop_of_what_does_not_end(self) -> None:
         """One that does not even then is killed, and the address that it left is taken away."""
         await self.running_vrrp(self.config())
-        with held_still(self.child()):
+        with HeldStill(self.child()):
             await self.client.vrrp("stop")
         self.assertEqual([], keepalives_of(self.directory))
         self.assertFalse(self.pair.ours.holds())
         self.assertIn("killing it", self.agent.log)
 
 
-class held_still:
+class HeldStill:
     """Keeps a process from running, as a debugger does: no signal but one lets it go on.  See ptrace(2)."""
 
     def __init__(self, process: ProcessIdentity) -> None:
