@@ -2,24 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from ipaddress import ip_address
-from typing import Any, TypeVar
-
-from attrs import frozen
-
-from amphora.network.inside import inside
-
-T = TypeVar("T")
-
-
-@frozen
-class _Held:
-    """An address of a link; `address` is normalised."""
-
-    address: str
-    prefix: int
-    link: int
+from amphora.network.netlink import carry_out, look
+from amphora.network.steps import Remove, StepFailed
 
 
 def held_addresses(namespace: str) -> frozenset[str]:
@@ -28,8 +12,7 @@ def held_addresses(namespace: str) -> frozenset[str]:
 
     @raise OSError: if the namespace cannot be entered or asked.
     """
-
-    return _with_netlink(namespace, lambda kernel: frozenset(held.address for held in _addresses(kernel)))
+    return frozenset(str(found.address.ip) for found in look(namespace).addresses)
 
 
 def withdraw(addresses: frozenset[str], namespace: str) -> frozenset[str]:
@@ -39,33 +22,11 @@ def withdraw(addresses: frozenset[str], namespace: str) -> frozenset[str]:
     @return: those that were there.
     @raise OSError: if the namespace cannot be entered or asked, or one of them stays.
     """
-
-    def remove(kernel: Any) -> frozenset[str]:
-        there = [held for held in _addresses(kernel) if held.address in addresses]
-        for held in there:
-            kernel.addr("del", index=held.link, address=held.address, prefixlen=held.prefix)
-        return frozenset(held.address for held in there)
-
-    return _with_netlink(namespace, remove)
-
-
-def _with_netlink(namespace: str, work: Callable[[Any], T]) -> T:
-    """@raise OSError: with the kernel's number and words."""
-    # Imported when it is needed: it takes a tenth of a second.
-    from pyroute2 import IPRoute, NetlinkError  # type: ignore[import-untyped]
-
-    def call() -> T:
-        with IPRoute() as kernel:
-            return work(kernel)
-
+    snapshot = look(namespace)
+    links = {link.index: link for link in snapshot.links}
+    there = [found for found in snapshot.addresses if str(found.address.ip) in addresses and found.index in links]
     try:
-        return inside(namespace, call)
-    except NetlinkError as error:
-        raise OSError(error.code, error.args[1]) from error
-
-
-def _addresses(kernel: Any) -> Iterator[_Held]:
-    for message in kernel.get_addr():
-        address = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
-        if address is not None:
-            yield _Held(str(ip_address(address)), message["prefixlen"], message["index"])
+        carry_out(namespace, [Remove(links[found.index], found.address) for found in there])
+    except StepFailed as error:
+        raise OSError(str(error)) from error
+    return frozenset(str(found.address.ip) for found in there)
