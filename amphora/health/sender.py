@@ -375,7 +375,7 @@ class HeartbeatSender(Service):
 
     def _beat_between(self) -> None:
         if self._beating:
-            self._extra = self._reactor.callLater(SHORTEST_GAP, self._beat_between)
+            self._beat().addCallback(lambda _: self.beat_now())
         else:
             self._beat()
 

@@ -140,6 +140,8 @@ class Daemon:
     _fifo: NotifyFifo = field(init=False)
     _pulse: Pulse = field(init=False, factory=Pulse)
     _looking: LoopingCall = field(init=False)
+    _unfelt: bool = field(init=False, default=False)
+    """Whether the last look for signs of life failed."""
 
     def __attrs_post_init__(self) -> None:
         self._fifo = NotifyFifo(self._reactor, self._blocking, self._files.fifo, self._heard)
@@ -342,9 +344,7 @@ class Daemon:
             return False
         self._watch = watch
         self._pulse = Pulse()
-        self._looking.start(pulse.INTERVAL).addErrback(
-            lambda reason: self._log.failure("keepalived's signs of life are not looked for any more", reason)
-        )
+        self._looking.start(pulse.INTERVAL)
         return True
 
     def _stop_watching(self) -> None:
@@ -427,7 +427,14 @@ class Daemon:
         process = self.process
         if process is None:
             return
-        hangs = not self._pulse.feel(process)
+        try:
+            hangs = not self._pulse.feel(process)
+        except OSError as error:
+            if not self._unfelt:
+                self._unfelt = True
+                self._log.error("whether keepalived lives cannot be seen; trying again: {error}", error=error)
+            return
+        self._unfelt = False
         if hangs == self.hangs:
             return
         self.hangs = hangs

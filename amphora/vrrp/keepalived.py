@@ -93,8 +93,8 @@ class Keepalived:
 
     @property
     def role(self) -> Role | None:
-        """What keepalived says of itself; None while it does not run, or has not said it."""
-        return self._daemon.role(self._running)
+        """What keepalived says of itself; None while it does not run, hangs, or has not said it."""
+        return self._daemon.role(self._running) if self.runs else None
 
     @property
     def runs(self) -> bool:
@@ -133,6 +133,14 @@ class Keepalived:
         """
         work: dict[Action, Work[str]] = {"start": self._start, "stop": self._stop, "reload": self._reload}
         return self._run_job(action, work[action])
+
+    def step_down(self) -> Deferred[None]:
+        """
+        Give the addresses to the peer, or end what hangs, by beginning anew with what ran last.
+
+        @raise ActionFailed: if it does not come up again, which is tried on and on.
+        """
+        return self._run_job("reload", self._step_down)
 
     def retire(self) -> Deferred[None]:
         """
@@ -209,6 +217,13 @@ class Keepalived:
         await self._stop_with(evolve(self._state, should_run=False))
         return "keepalived stopped"
 
+    async def _step_down(self) -> None:
+        if self._daemon.process is not None:
+            await self._daemon.stop(self._running)
+            self._look()
+            if not await self._start_kept():
+                raise KeepalivedFailed("keepalived does not come up again")
+
     async def _retire(self) -> None:
         with suppress(KeepalivedNotFound):
             await self._stop_with(VrrpState(retired=True))
@@ -222,12 +237,14 @@ class Keepalived:
             # A full disk keeps nothing running.
             problem = error
             self._state = state
-        await self._daemon.look_around(self._running)
-        await self._daemon.stop(self._running)
-        self._log.info("keepalived stopped")
-        self._look()
-        if problem is not None:
-            raise problem
+        try:
+            await self._daemon.look_around(self._running)
+            await self._daemon.stop(self._running)
+            self._log.info("keepalived stopped")
+        finally:
+            self._look()
+            if problem is not None:
+                raise problem
 
     async def _adopt(self) -> None:
         def look() -> tuple[VrrpState, KeepalivedConfig | None, KeepalivedConfig | None]:

@@ -50,6 +50,7 @@ class SupervisedKeepalived(Protocol):
     @property
     def config(self) -> KeepalivedConfig | None: ...
     def act(self, action: Action) -> Deferred[str]: ...
+    def step_down(self) -> Deferred[None]: ...
     def retire(self) -> Deferred[None]: ...
 
 
@@ -124,7 +125,11 @@ class AmphoraTopology:
     _transition: _Transition = field(init=False, factory=lambda: _machine(None))
     _jobs: JobQueue = field(init=False)
     _moving: Deferred[None] | None = field(init=False, default=None)
+    """The transition, to its end."""
+    _bringing: Deferred[None] | None = field(init=False, default=None)
+    """The part of it that may be broken off."""
     _news: Deferred[None] | None = field(init=False, default=None)
+    _released: bool = field(init=False, default=False)
 
     @classmethod
     def create(
@@ -212,81 +217,82 @@ class AmphoraTopology:
 
     async def release(self) -> None:
         """The agent ends: a transition is left to the next one."""
+        self._released = True
+        if self._bringing is not None:
+            self._bringing.cancel()
         await self._jobs.finished()
         if self._moving is not None:
-            self._moving.cancel()
             await self._moving
 
     # The job
 
     async def _change(self, request: TopologyRequest) -> bool:
         self._transition.begin()
-        before, must_move = self._record, False
         try:
             if request.is_pair and self._keepalived.configured and self._keepalived.config is not None:
-                config = self._keepalived.config
-                problems = differences(request, config)
+                problems = differences(request, self._keepalived.config)
                 if problems:
                     raise InvalidTopology(problems)
-            must_move = self._must_move(request)
-            await self._remember(_Record(request, must_move))
-            if not must_move:
-                await self._rest(request, before.asked)
-        finally:
-            if not must_move or self._record is before:
-                self._transition.end()
-        self._log.info("The topology is {topology} now", topology=request.topology)
-        if must_move:
-            self._moving = Deferred.fromCoroutine(self._move(request))
-        return not must_move
+            await self._remember(_Record(request, moving=True))
+        except BaseException:
+            self._transition.end()
+            raise
+        self._log.info("The topology is {topology} from now on", topology=request.topology)
+        waits = self._has_to_wait(request)
+        self._moving = Deferred.fromCoroutine(self._move(request))
+        if not waits:
+            await self._moving
+        return not waits
 
-    def _must_move(self, request: TopologyRequest) -> bool:
+    def _has_to_wait(self, request: TopologyRequest) -> bool:
+        """Does keepalived have to be brought up, down or over?"""
         if not request.is_pair:
             return self._keepalived.process is not None
         return self._keepalived.configured and (not self._keepalived.runs or self._keepalived.role != request.role)
 
-    async def _rest(self, request: TopologyRequest, before: TopologyRequest) -> None:
-        """What is quickly done where keepalived does not have to move."""
-        if not request.is_pair and self._keepalived.configured:
-            await self._keepalived.retire()
-        if before.is_pair != request.is_pair:
-            await self._hand_over()
-
     # The transition
 
     async def _move(self, request: TopologyRequest) -> None:
+        self._bringing = Deferred.fromCoroutine(self._bring_about(request))
         try:
-            await self._bring_about(request)
-        except CancelledError:
-            return
+            await self._bringing.addTimeout(PATIENCE, self._reactor)
         except TimeoutError:
             self._log.error(
-                "The role is {role} though {asked} was asked for: keepalived did not take it within {seconds:g} s",
-                role=self._role(),
-                asked=request.role,
+                "The change of topology to {topology} did not end within {seconds:g} s; the role is {role}",
+                topology=request.topology,
                 seconds=PATIENCE,
+                role=self._role(),
             )
         except Exception as error:
-            self._log.error(
-                "The change of topology to {topology} failed: {error}", topology=request.topology, error=error
-            )
-        await self._settle(request)
+            if not self._released:
+                self._log.error(
+                    "The change of topology to {topology} failed: {error}", topology=request.topology, error=error
+                )
+        self._bringing = None
+        if not self._released:
+            await self._settle(request)
 
     async def _bring_about(self, request: TopologyRequest) -> None:
         if not request.is_pair:
-            await self._keepalived.retire()
-            await self._hand_over()
+            try:
+                if self._keepalived.configured or self._keepalived.process is not None:
+                    await self._keepalived.retire()
+            finally:
+                # Whatever else went wrong: with nobody there who could hold them, the addresses are ours.
+                if self._keepalived.process is None:
+                    await self._hand_over()
             return
         await self._hand_over()
-        if self._keepalived.role == "ACTIVE" and request.role == "STANDBY":
-            # Its last word hands the address to its peer.
-            await self._keepalived.act("stop")
+        if not self._keepalived.configured:
+            return
+        hangs = self._keepalived.process is not None and not self._keepalived.runs
+        if hangs or (self._keepalived.role == "ACTIVE" and request.role == "STANDBY"):
+            await self._keepalived.step_down()
         if self._keepalived.process is None:
             await self._keepalived.act("start")
-        deadline = self._reactor.seconds() + PATIENCE
         while self._keepalived.role != request.role:
             self._news = Deferred()
-            await self._news.addTimeout(max(0.0, deadline - self._reactor.seconds()), self._reactor)
+            await self._news
 
     async def _hand_over(self) -> None:
         try:

@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from amphora.blocking import AtOnce
 from amphora.loadbalancer.errors import StorageFailed
 from amphora.process import ProcessIdentity
+from amphora.testing.fakes import CallsLater
 from amphora.vrrp.keepalived import Action
 from amphora.vrrp.keepalived_config import KeepalivedConfig, VrrpInstance
 from amphora.vrrp.standing import Role, Standing, Topology
@@ -61,8 +62,16 @@ class FakeKeepalived:
         self.present, self.role = action != "stop", None
         return succeed("done")
 
+    def step_down(self) -> Deferred[None]:
+        self.told.append("step down")
+        self.hung, self.role = False, None
+        return succeed(None)
+
     def retire(self) -> Deferred[None]:
         self.told.append("retire")
+        if self.problem is not None:
+            self.present = False
+            return fail(self.problem)
         self.ending = Deferred()
         if not self.present:
             self.end()
@@ -85,6 +94,7 @@ class TopologyTestCase(SynchronousTestCase):
         self.keepalived = FakeKeepalived()
         self.handed_over: list[bool] = []
         self.changes = 0
+        self.blocking: AtOnce | CallsLater = AtOnce()
         self.topology = self.agent()
 
     def agent(self, default: Topology = "SINGLE") -> AmphoraTopology:
@@ -98,14 +108,17 @@ class TopologyTestCase(SynchronousTestCase):
 
         self.topology = AmphoraTopology.create(
             self.clock,
-            AtOnce(),
+            self.blocking,
             path=self.path,
             keepalived=self.keepalived,
             hand_over_vips=hand_over,
             changed=changed,
             default=default,
         )
-        self.successResultOf(Deferred.fromCoroutine(self.topology.load()))
+        loading = Deferred.fromCoroutine(self.topology.load())
+        if isinstance(self.blocking, CallsLater):
+            self.blocking.make_all()
+        self.successResultOf(loading)
         self.topology.resume()
         return self.topology
 
@@ -145,10 +158,10 @@ class WithoutKeepalivedTests(TopologyTestCase):
             self.assertTrue(self.successResultOf(self.topology.change(request)))
             self.assert_standing("ACTIVE-STANDBY", "OK", request.role)
             self.assertEqual("203.0.113.2", self.topology.ha_ip)
-        self.assertEqual([True], self.handed_over)
+        self.assertEqual([True, True], self.handed_over)
         self.assertTrue(self.successResultOf(self.topology.change(SINGLE)))
         self.assert_standing("SINGLE", "OK", "ACTIVE")
-        self.assertEqual(("", [True, False]), (self.topology.ha_ip, self.handed_over))
+        self.assertEqual(("", False), (self.topology.ha_ip, self.handed_over[-1]))
         self.assertEqual([], self.keepalived.told)
 
     def test_remembered(self) -> None:
@@ -230,7 +243,7 @@ class PairTests(TopologyTestCase):
         """An active one that is to stand by lets go by ending, which hands the address to its peer."""
         self.test_already()
         self.assertFalse(self.successResultOf(self.topology.change(STANDBY)))
-        self.assertEqual(["stop", "start"], self.keepalived.told)
+        self.assertEqual(["step down"], self.keepalived.told)
         self.takes("STANDBY")
         self.assert_standing("ACTIVE-STANDBY", "OK", "STANDBY")
 
@@ -269,6 +282,50 @@ class PairTests(TopologyTestCase):
         self.assertTrue(self.successResultOf(self.topology.change(SINGLE)))
         self.assertEqual(["retire"], self.keepalived.told)
         self.assert_standing("SINGLE", "OK", "ACTIVE")
+
+    def test_hung(self) -> None:
+        """One that hangs is begun anew: as it is it could take no role."""
+        self.test_already()
+        self.keepalived.hung, self.keepalived.role = True, None
+        self.assert_standing("ACTIVE-STANDBY", "OK", "STANDBY")
+        self.assertFalse(self.successResultOf(self.topology.change(ACTIVE)))
+        self.assertEqual(["step down"], self.keepalived.told)
+        self.takes("ACTIVE")
+        self.assert_standing("ACTIVE-STANDBY", "OK", "ACTIVE")
+
+    def test_retired_half(self) -> None:
+        """Where keepalived has ended, the VIPs are ours, whatever else went wrong on the way."""
+        self.test_already()
+        self.keepalived.problem = RuntimeError("the disk is full")
+        with capturedLogs() as logged:
+            self.successResultOf(self.topology.change(SINGLE))
+        self.assert_standing("SINGLE", "OK", "ACTIVE")
+        self.assertEqual([True, False], self.handed_over)
+        self.assertIn("the disk is full", str([event["error"] for event in logged if "error" in event]))
+
+    def test_never_answers(self) -> None:
+        """A keepalived that is never done ends the change as well, after as long."""
+        self.test_already()
+        self.successResultOf(self.topology.change(SINGLE))
+        with capturedLogs() as logged:
+            self.clock.advance(PATIENCE)
+        self.assert_standing("SINGLE", "OK", "ACTIVE")
+        self.assertEqual([LogLevel.error], [event["log_level"] for event in logged])
+
+    def test_agent_ends_at_the_end(self) -> None:
+        """An agent that ends while the end of a change is being written down waits for that."""
+        self.blocking = CallsLater()
+        self.agent()
+        changing = self.topology.change(ACTIVE)
+        self.blocking.make_all()
+        self.assertFalse(self.successResultOf(changing))
+        self.takes("ACTIVE")
+        ending = Deferred.fromCoroutine(self.topology.release())
+        self.assertNoResult(ending)
+        self.blocking.make_all()
+        self.successResultOf(ending)
+        self.agent()
+        self.assert_standing("ACTIVE-STANDBY", "OK", "ACTIVE")
 
     def test_agent_ends(self) -> None:
         """A change that an agent does not see the end of is the next one's."""
