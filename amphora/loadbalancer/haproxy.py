@@ -196,6 +196,11 @@ class Haproxy:
         """The master process; None where none runs."""
         return None if self._watch is None else self._watch.identity
 
+    @property
+    def has_spoken(self) -> bool:
+        """Has it said that it is ready since it was last told to reload?"""
+        return self.process is not None and self._notify.said_ready(self.process.pid)
+
     async def check(self, config: Path, overlay: Path, peer: str, members: int) -> CommandResult:
         """
         Let haproxy judge a configuration.

@@ -337,6 +337,15 @@ class Instance:
         """
         return self._run_job(lambda: self._adopt(family))
 
+    def finish_deletion(self) -> Deferred[None]:
+        """Go on with a deletion that an earlier agent has begun, if it has."""
+
+        async def job() -> None:
+            if self._state.deleted:
+                await self._finish_deletion()
+
+        return self._run_job(job)
+
     async def finish(self) -> None:
         """The agent ends: jobs are done to their end, and no new ones are begun."""
         self._released = True
@@ -532,6 +541,9 @@ class Instance:
             processes = await self._haproxy.reload(config.members)
         except ReloadUndecided:
             self._undecided = True
+            if self._haproxy.has_spoken:
+                # It did so while it was being given up.
+                self._haproxy_spoke()
             raise
         except HaproxyFailed:
             await self._return_run()
@@ -708,8 +720,9 @@ class Instance:
         await self._haproxy.adopt(family)
         process = self._haproxy.process
         if self._state.deleted:
-            await self._finish_deletion()
-        elif process is None:
+            # What it was bound to is given up once it is known what the others are bound to.
+            return
+        if process is None:
             if self.should_run:
                 self._log.warn("{instance}: should run and does not; starting it", instance=self.instance_id)
                 self._restart_later()
@@ -738,13 +751,15 @@ class Instance:
         self._undecided = False
         if worked:
             self._log.info("{instance}: its last reload came about", instance=self.instance_id)
-            await self._store("configuration", lambda: store.confirm_run(self._files))
-            await self._tell_kept(False)
         else:
             self._log.error("{instance}: its last reload failed", instance=self.instance_id)
             await self._return_run()
-        self._running = await self._store("configuration", lambda: store.read_config(self._files.running))
-        self._surroundings.changed()
+        running = await self._store("configuration", lambda: store.read_config(self._files.running))
+        if worked and running is not None:
+            await self._confirm_run(running)
+        else:
+            self._running = running
+            self._surroundings.changed()
 
     # What the jobs are made of
 

@@ -22,6 +22,7 @@ from amphora.process import ProcessIdentity
 T = TypeVar("T")
 
 _AT_ONCE = 32
+_ANYTHING = Bind("::", 0)
 
 
 @define(eq=False)
@@ -37,6 +38,8 @@ class Instances:
     _expect: Callable[[Iterable[Path]], Awaitable[None]]
     """Told the stats sockets of all haproxies that have to answer, whenever that changes."""
     _known: dict[str, Instance] = field(init=False, factory=dict)
+    _unread: set[str] = field(init=False, factory=set)
+    """Those of which it is not known what they are."""
 
     async def adopt(self) -> None:
         """
@@ -52,15 +55,24 @@ class Instances:
             self._adopt(instance_id, found.get(self._store.files(instance_id).running, Family()))
             for instance_id in instance_ids
         )
+        await _all(self._finish_deletion(instance) for instance in list(self._known.values()))
         await self._tell_expected()
 
     async def _adopt(self, instance_id: str, family: Family) -> None:
         try:
             await self._make(instance_id).adopt(family)
         except LoadBalancerError as error:
+            self._unread.add(instance_id)
             self._log.error("{instance}: {error}", instance=instance_id, error=repr(error))
         except Exception:
+            self._unread.add(instance_id)
             self._log.failure("{instance}: cannot be adopted", instance=instance_id)
+
+    async def _finish_deletion(self, instance: Instance) -> None:
+        try:
+            await instance.finish_deletion()
+        except LoadBalancerError as error:
+            self._log.error("{instance}: cannot be deleted: {error}", instance=instance.instance_id, error=repr(error))
 
     async def finish(self) -> None:
         """The agent ends: what is being done is done to its end."""
@@ -80,8 +92,9 @@ class Instances:
 
     @property
     def binds(self) -> frozenset[Bind]:
-        """The addresses that are meant for any of them."""
-        return frozenset(bind for instance in self._known.values() for bind in instance.binds)
+        """The addresses that are meant for any of them; one that could not be read may be meant for all."""
+        known = frozenset(bind for instance in self._known.values() for bind in instance.binds)
+        return known | {_ANYTHING} if self._unread else known
 
     async def upload(self, instance_id: str, amphora_id: str, spooled: Path) -> None:
         """
@@ -90,6 +103,7 @@ class Instances:
         @raise InvalidConfiguration, ActionFailed, StorageFailed: and what there was is as it was.
         """
         await (self._known.get(instance_id) or self._make(instance_id)).upload(amphora_id, spooled)
+        self._unread.discard(instance_id)
 
     def ids(self) -> list[str]:
         """All that were uploaded, in order."""

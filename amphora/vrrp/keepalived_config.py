@@ -26,6 +26,7 @@ _TOKEN = re.compile(
 _QUOTED = re.compile(r"""\\(.)|"((?:\\.|[^"\\])*)"|'((?:\\.|[^'\\])*)'|["']""")
 _ESCAPED = re.compile(r"\\(.)")
 _SECRET = re.compile(r"\bauth_pass[ \t]+(.+)")
+_TOLD_SECRET = re.compile(r"\bauth_pass[ \t]+(?!to \d+ characters).+")
 _BARE_WORD = re.compile(r"""[^\s"'`{}]+""")
 _KEPT_OF_A_SECRET = 8
 """keepalived looks at so many characters of an `auth_pass`, and may speak of those alone."""
@@ -38,6 +39,8 @@ class VrrpInstance:
     name: str
     addresses: tuple[str, ...] = ()
     auth_pass: str | None = field(default=None, repr=False)
+    opaque: bool = False
+    """Whether it has addresses that are written by variables: only keepalived knows those."""
 
 
 @frozen
@@ -68,7 +71,8 @@ class KeepalivedConfig:
             word = found[0]
             return "***" if word in self.secrets or word.strip("(),.:;") in self.secrets else word
 
-        return _BARE_WORD.sub(shown, text)
+        # Variables stand in its text by what they mean, which no word here does.
+        return _BARE_WORD.sub(shown, _TOLD_SECRET.sub("auth_pass ***", text))
 
 
 @define
@@ -76,6 +80,7 @@ class _Instance:
     name: str
     addresses: list[str] = field(factory=list)
     auth_pass: str | None = None
+    opaque: bool = False
 
 
 def parse_config(content: bytes) -> KeepalivedConfig:
@@ -106,7 +111,8 @@ def parse_config(content: bytes) -> KeepalivedConfig:
         _take(instances, blocks, words)
         words = words or title
     return KeepalivedConfig(
-        tuple(VrrpInstance(each.name, tuple(each.addresses), each.auth_pass) for each in instances), _secrets(text)
+        tuple(VrrpInstance(each.name, tuple(each.addresses), each.auth_pass, each.opaque) for each in instances),
+        _secrets(text),
     )
 
 
@@ -119,8 +125,8 @@ def _take(instances: list[_Instance], blocks: list[list[str]], words: list[str])
         try:
             instances[-1].addresses.append(str(ip_address(words[0].partition("/")[0])))
         except ValueError:
-            return
-    elif keywords[1:] == ["authentication"] and words[0] == "auth_pass" and len(words) > 1:
+            instances[-1].opaque |= "$" in words[0]
+    elif keywords[1:] == ["authentication"] and words[0] == "auth_pass" and len(words) > 1 and "$" not in words[1]:
         instances[-1].auth_pass = words[1]
 
 

@@ -98,10 +98,10 @@ def differences(request: TopologyRequest, config: KeepalivedConfig) -> tuple[str
     """
     What of a pair's request is not what its keepalived configuration says ("topology logic test").
 
-    Where that authenticates nobody, no secret is at odds with it.
+    Where that authenticates nobody, no secret is at odds with it; what it says by variables, only keepalived knows.
     """
     problems: list[str] = []
-    if request.ha_ip not in config.addresses:
+    if request.ha_ip not in config.addresses and not any(instance.opaque for instance in config.instances):
         problems.append(f"ha_ip {request.ha_ip} is not among the virtual addresses of the keepalived configuration")
     passwords = {instance.auth_pass[:_SIGNIFICANT] for instance in config.instances if instance.auth_pass is not None}
     if passwords and request.secret[:_SIGNIFICANT] not in passwords:

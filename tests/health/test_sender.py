@@ -7,6 +7,7 @@ arrived when the call that sent it returns.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import socket
@@ -71,7 +72,10 @@ class Receiver:
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind((host, port))
+        while self._socket.getsockname()[1] == 0:
+            # None of those that the kernel gives to senders: one that was closed has to get it back.
+            with contextlib.suppress(OSError):
+                self._socket.bind((host, port or random.randrange(10_000, 32_000)))
         self._socket.setblocking(False)
         self.controller = Controller(host, self._socket.getsockname()[1])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -308,6 +309,36 @@ class LoadBalancer:
 
     def with_members(self, *members: Member) -> LoadBalancer:
         return evolve(self, members=members)
+
+
+class Gate:
+    """A file that a configuration names, and that haproxy has to wait for until the test lets it go on."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        self._path = path
+
+    @property
+    def rule(self) -> str:
+        """A line for a frontend."""
+        return f"http-request deny if {{ path -f {self._path} }}"
+
+    async def open(self, *, for_good: bool = False) -> None:
+        """Let the haproxy that waits, or will, read on; for good, all that come later as well."""
+        handle = await wait_until(self._waited_for, "haproxy to read its configuration")
+        if for_good:
+            self._path.unlink()
+            self._path.write_bytes(b"/never\n")
+        os.write(handle, b"/never\n")
+        os.close(handle)
+
+    def _waited_for(self) -> int | None:
+        try:
+            return os.open(self._path, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return None
 
 
 def get(port: int, path: str = "/", host: str = "127.0.0.1") -> Deferred[bytes]:

@@ -8,7 +8,8 @@ import subprocess
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.error import ProcessTerminated
 
-from tests.integration.harness import AgentProcess, AgentTestCase, LoadBalancer, free_port, get, wait_until
+from amphora.client import Outcome
+from tests.integration.harness import AgentProcess, AgentTestCase, Gate, LoadBalancer, free_port, get, wait_until
 from tests.integration.support import count, requires
 
 
@@ -141,34 +142,43 @@ class AdoptionTests(AgentTestCase):
         await self.client.stop(balancer.listener_id)
         self.assertEqual({others_master, *others_master.children()}, set(self.agent.all_haproxies()))
 
+    async def loading(self) -> tuple[LoadBalancer, Gate, Deferred[Outcome]]:
+        """Begin a start, and wait until haproxy stands before a gate in its configuration."""
+        gate = Gate(self.directory / "gate")
+        balancer = LoadBalancer(extra_frontend=(gate.rule,))
+        uploading = Deferred.fromCoroutine(self.client.upload_haproxy(balancer.listener_id, balancer.config()))
+        await gate.open()
+        await uploading
+        starting = Deferred.fromCoroutine(self.client.start(balancer.listener_id))
+        await gate.open()
+        await wait_until(lambda: any("-Ws" in one.command_line() for one in self.agent.all_haproxies()), "a start")
+        return balancer, gate, starting
+
     async def test_killed_in_a_start(self) -> None:
         """A haproxy that was still loading when its agent was killed is found, though it has no pid file yet."""
-        # Large enough that loading takes a while.
-        balancer = LoadBalancer(extra_servers=20_000)
-        await self.client.upload_haproxy(balancer.listener_id, balancer.config())
-        starting = Deferred.fromCoroutine(self.client.start(balancer.listener_id))
+        balancer, gate, starting = await self.loading()
         starting.addErrback(lambda _: None)
-        await wait_until(lambda: any("-Ws" in one.command_line() for one in self.agent.all_haproxies()), "a start")
         await self.agent.end(signal.SIGKILL)
+        await starting
         await self.agent.start()
+        await gate.open()
 
         async def up() -> bool:
             return await self.status(balancer) == "ACTIVE"
 
         await wait_until(up, "the listener to be up")
-        await starting
         self.assertEqual(2, len(self.agent.all_haproxies()))
         await self.client.stop(balancer.listener_id)
         self.assertEqual([], self.agent.all_haproxies())
 
     async def test_last_answer(self) -> None:
         """An agent that is told to end finishes what it was asked for, and answers."""
-        balancer = LoadBalancer(extra_servers=20_000)
-        await self.client.upload_haproxy(balancer.listener_id, balancer.config())
-        starting = Deferred.fromCoroutine(self.client.start(balancer.listener_id))
-        await wait_until(lambda: any("-Ws" in one.command_line() for one in self.agent.all_haproxies()), "a start")
-        await self.agent.end()
+        _, gate, starting = await self.loading()
+        ending = Deferred.fromCoroutine(self.agent.end())
+        await wait_until(lambda: "shutting down" in self.agent.log, "the agent to have heard")
+        await gate.open()
         self.assertEqual(202, (await starting).status)
+        await ending
         self.assertEqual(2, len(self.agent.all_haproxies()))
 
     async def test_second_agent(self) -> None:

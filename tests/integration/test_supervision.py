@@ -145,7 +145,8 @@ class ReloadTests(SupervisionTestCase):
     async def test_worker_that_dies_in_a_reload(self) -> None:
         """A new worker that is killed as soon as it is there is told truthfully; the listener is back in service."""
         balancer = await self.running(LoadBalancer(members=(self.new_member(),)))
-        for _ in range(count(2, 30)):
+        # Each death that follows on another is answered after a longer pause.
+        for _ in range(count(2, 5)):
             master = self.master(balancer)
             before = master.children()
             reloading = Deferred.fromCoroutine(self.client.reload(balancer.listener_id))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import socket
@@ -15,39 +14,9 @@ from twisted.internet.defer import Deferred
 from amphora.client import AmphoraFailed, Outcome
 from amphora.loadbalancer.sockets import ask
 from amphora.process import ProcessIdentity, spawn_daemon
-from tests.integration.harness import PATIENCE, LoadBalancer, free_port, get, new_id, wait_until
+from tests.integration.harness import PATIENCE, Gate, LoadBalancer, free_port, get, new_id, wait_until
 from tests.integration.support import count, program, requires
 from tests.integration.test_supervision import FullDiskTestCase, SupervisionTestCase
-
-
-class Gate:
-    """A file that a configuration names, and that haproxy has to wait for until the test lets it go on."""
-
-    def __init__(self, path: Path) -> None:
-        os.mkfifo(path)
-        self._path = path
-
-    @property
-    def rule(self) -> str:
-        """A line for a frontend."""
-        return f"http-request deny if {{ path -f {self._path} }}"
-
-    async def open(self, *, for_good: bool = False) -> None:
-        """Let the haproxy that waits, or will, read on; for good, all that come later as well."""
-        handle = await wait_until(self._waited_for, "haproxy to read its configuration")
-        if for_good:
-            self._path.unlink()
-            self._path.write_bytes(b"/never\n")
-        os.write(handle, b"/never\n")
-        os.close(handle)
-
-    def _waited_for(self) -> int | None:
-        try:
-            return os.open(self._path, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
-            return None
 
 
 class GateTestCase(SupervisionTestCase):

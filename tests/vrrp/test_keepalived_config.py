@@ -116,7 +116,7 @@ class SyntaxTests(SynchronousTestCase):
     def test_parameters(self) -> None:
         """A parameter's braces are no block; a condition before a line is passed over."""
         text = "vrrp_instance V_${NUM} {\n virtual_ipaddress {\n 10.0.${NUM}.1\n @main 10.0.0.2\n }\n}\n"
-        self.assertEqual((VrrpInstance("V_${NUM}", ("10.0.0.2",)),), self.read(text))
+        self.assertEqual((VrrpInstance("V_${NUM}", ("10.0.0.2",), opaque=True),), self.read(text))
 
     def test_where_it_stands(self) -> None:
         """Addresses and passwords count where they belong, and nowhere else."""
@@ -163,18 +163,20 @@ class SecretTests(SynchronousTestCase):
         """What keepalived says of a configuration is told without its passwords, well-formed or not, whole or cut."""
         config = parse_config(b"auth_pass \"open\nauth_pass 'a-long-password'\nauth_pass {x1}\n" + OCTAVIA)
         for said, told in (
-            ("Unterminated quote 'auth_pass \"open'", "Unterminated quote 'auth_pass \"***'"),
+            ("Unterminated quote 'auth_pass \"open'", "Unterminated quote 'auth_pass ***"),
             ("auth_pass a-long-password", "auth_pass ***"),
             ("Truncated to (a-long-p).", "Truncated to ***"),
             ("Unknown keyword '42c1a9f'", "Unknown keyword '***'"),
             ("Unknown keyword 'x42c1a9f' {x1}", "Unknown keyword 'x42c1a9f' {***}"),
+            ("auth_pass what-a-variable meant", "auth_pass ***"),
+            ("Truncating auth_pass to 8 characters", "Truncating auth_pass to 8 characters"),
             ("nothing", "nothing"),
         ):
             self.assertEqual(told, config.without_secrets(said))
 
     def test_none(self) -> None:
         """A configuration without a password leaves the text as it is."""
-        self.assertEqual("auth_pass x", KeepalivedConfig().without_secrets("auth_pass x"))
+        self.assertEqual("keyword x", KeepalivedConfig().without_secrets("keyword x"))
 
     def test_many(self) -> None:
         """A million of them take no time that anybody would notice."""

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from amphora.vrrp.keepalived_config import KeepalivedConfig, VrrpInstance
+from amphora.vrrp.keepalived_config import KeepalivedConfig, VrrpInstance, parse_config
 from amphora.vrrp.topology_request import InvalidTopology, TopologyRequest, differences, read_request
 
 SECRET = "b20e06cf1abcf29c708d3b437f4a29892a0921d0"
@@ -105,6 +105,14 @@ class DifferenceTests(SynchronousTestCase):
     def test_no_authentication(self) -> None:
         """Where the configuration authenticates nobody no secret is wrong."""
         self.assertEqual((), differences(self.REQUEST, config(("203.0.113.2",), None)))
+
+    def test_variables(self) -> None:
+        """What is written by variables is at odds with nothing."""
+        config = parse_config(
+            b"$VIP=203.0.113.9\n$PW=other\nvrrp_instance a {\n authentication {\n auth_pass $PW\n }\n"
+            b" virtual_ipaddress {\n $VIP\n }\n}\n"
+        )
+        self.assertEqual((), differences(self.REQUEST, config))
 
     def test_both(self) -> None:
         """Both differences are told, the secret is not."""
