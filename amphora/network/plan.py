@@ -30,6 +30,11 @@ _METRIC = 2047
 With the table's number added, the metric of our routes: above what the kernel, DHCP clients and keepalived use (1024 at
 most), so that another's default route keeps its place, and ours of several interfaces have an order.
 """
+_LEASE_METRIC = 1 << 24
+"""
+With the last three bytes of an interface's MAC address added, the metric of the routes that a DHCP server gave it.  A
+cloud gives each network the same route to its metadata, and a table takes one only once with the same metric.
+"""
 
 _EVERYWHERE: dict[int, Subnet] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
 
@@ -121,8 +126,9 @@ def wanted(port: Port, *, keepalived_owns_vips: bool) -> Wanted:
     dhcp = not port.vips or (keepalived_owns_vips and any(vip.ip.version == 4 for vip in port.vips))
     if dhcp and port.lease is not None:
         addresses.add(port.lease.address)
+        metric = _LEASE_METRIC + int(port.mac.replace(":", "")[-6:], 16)
         for destination, gateway in port.lease.routes:
-            add(Route(destination, MAIN_TABLE, _METRIC, gateway))
+            add(Route(destination, MAIN_TABLE, metric, gateway))
 
     for vip in port.vips:
         metric = _METRIC + vip.table

@@ -908,6 +908,19 @@ class LeaseTests(NetworkTestCase):
         self.assertIn("Nexthop has invalid gateway", told["reason"])
         self.assertEqual({"192.0.2.10/24"}, self.addresses())
 
+    def test_one_route_for_two(self) -> None:
+        """Two networks whose servers name the same route have it both, and a repeat of their plugs succeeds."""
+        self.server.options = {121: b"\x20\xa9\xfe\xa9\xfe\xc0\x00\x02\x01"}
+        self.kernel.new_link(B)
+        for mac, address in ((A, "192.0.2.10"), (B, "192.0.2.11")):
+            self.server.address = address
+            self.successResultOf(self.network.plug_network(mac))
+            self.pass_by()
+        self.assertEqual(
+            {self.kernel.inside.link(mac).index for mac in (A, B)}, {index for index, _ in self.kernel.inside.routes}
+        )
+        self.assertEqual("eth3", self.successResultOf(self.network.plug_network(B)))
+
     def test_renamed_or_gone(self) -> None:
         """Who asks does so at the interface as it is called now; for one that was dropped nobody asks."""
         self.successResultOf(self.network.plug_network(A))
