@@ -9,7 +9,7 @@ is of two interfaces.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from ipaddress import IPv4Network, IPv6Network
 from itertools import count
 from typing import Literal
@@ -85,6 +85,10 @@ class Port:
         if not self.has(vip.ip):
             return evolve(self, vips=(*self.vips, vip))
         return evolve(self, vips=tuple(vip if known.ip == vip.ip else known for known in self.vips))
+
+    def using(self, vips: Collection[Vip], in_use: bool) -> Port:
+        """Have listeners use these of its VIPs, or no longer."""
+        return evolve(self, vips=tuple(evolve(vip, in_use=in_use) if vip in vips else vip for vip in self.vips))
 
     def without_vip(self, ip: IP) -> Port:
         return evolve(self, vips=tuple(known for known in self.vips if known.ip != ip))

@@ -34,7 +34,7 @@ from amphora.network.plugging import (
 from amphora.network.records import Records
 from amphora.network.requests import VipRequest, read_vip_request
 from amphora.network.state import Address, FoundAddress, Snapshot
-from amphora.network.steps import Add, MoveIn
+from amphora.network.steps import Add, MoveIn, Remove
 from amphora.testing.fake_dhcp import FakeDhcpServer
 from amphora.testing.fake_kernel import FakeKernel
 from amphora.testing.fakes import CallsLater
@@ -994,6 +994,59 @@ class ListenerTests(NetworkTestCase):
         self.kernel.refused = {"adding 203.0.113.2": "Cannot allocate memory"}
         failure = self.failureResultOf(ensureDeferred(self.network.provide([Bind(str(VIP), 80)])), PlugFailed)
         self.assertEqual("adding 203.0.113.2/24 to eth1: Cannot allocate memory", str(failure.value))
+
+    def test_wildcard_without_interface(self) -> None:
+        """A wildcard does not need a VIP whose interface is gone: it is told once, and put back when that appears."""
+        self.give_up("0.0.0.0")
+        self.kernel.inside.take_out(self.kernel.inside.link(A))
+        self.failureResultOf(ensureDeferred(self.network.provide([Bind(str(VIP), 80)])), PlugFailed)
+        with capturedLogs() as events:
+            self.run_coroutine(self.network.provide([Bind("0.0.0.0", 80)]))
+            self.clock.pump([FIRST_RETRY, *[LONGEST_RETRY] * 3])
+        (told,) = [event for event in events if event["log_level"] is LogLevel.error]
+        self.assertIn("is not there", told["reason"])
+        self.assertEqual({True}, {vip.in_use for port in self.records.load()[0] for vip in port.vips})
+        self.kernel.new_link(A)
+        self.clock.advance(LONGEST_RETRY)
+        self.assertEqual({"203.0.113.2/24", "203.0.113.3/24"}, self.addresses())
+
+    def test_provided_while_it_is_taken(self) -> None:
+        """A listener that starts while its VIP is being taken away gets it back before it binds."""
+        calls = CallsLater()
+        network = self.on(calls)
+        taking = ensureDeferred(network.give_up([Bind(str(VIP), 80)]))
+        providing = ensureDeferred(network.provide([Bind(str(VIP), 80)]))
+        self.assertNoResult(providing)
+        calls.make_all()
+        self.successResultOf(taking)
+        self.successResultOf(providing)
+        self.assertEqual(self.complete, self.world())
+        self.assertIn(Remove, {type(change) for change in self.kernel.made})
+
+    def test_bound_while_another_is_taken(self) -> None:
+        """A VIP that a new listener is bound to by the time that its turn comes stays."""
+        calls = CallsLater()
+        taking = ensureDeferred(self.on(calls).give_up([Bind("0.0.0.0", 80)]))
+        self.binds = [Bind(str(SECOND), 80)]
+        calls.make_all()
+        self.successResultOf(taking)
+        self.assertEqual({"203.0.113.3/24"}, self.addresses())
+
+    def on(self, calls: CallsLater) -> Network:
+        """The next agent's, which has seen what there is, and whose calls are made later."""
+        network = Network(
+            self.clock,
+            calls,
+            self.kernel,
+            self.records,
+            keepalived_owns_vips=lambda: False,
+            still_bound=lambda: self.binds,
+            open_wire=self.server.open,
+        )
+        putting_back = ensureDeferred(network.put_back())
+        calls.make_all()
+        self.successResultOf(putting_back)
+        return network
 
     def test_cannot_be_taken(self) -> None:
         """One that cannot be taken away is told in the log; the listener is deleted all the same."""
