@@ -85,6 +85,11 @@ class Network:
     """What is plugged, by MAC address."""
     _amiss: dict[str, str] = field(init=False, factory=dict)
     """Why what was plugged is not as it should be, by MAC address; it is tried again and again."""
+    _in_place: set[str] = field(init=False, factory=set)
+    """
+    Which interfaces are known to be there, by MAC address: a DHCP server is asked at no other, whose name may be
+    somebody else's.
+    """
     _retry: IDelayedCall | None = field(init=False, default=None)
     _pause: float = field(init=False, default=FIRST_RETRY)
     _clients: dict[str, DhcpClient] = field(init=False, factory=dict)
@@ -319,6 +324,7 @@ class Network:
         self._retry_later()
 
     def _is_amiss(self, port: Port, reason: str) -> None:
+        self._in_place.discard(port.mac)
         if self._amiss.get(port.mac) != reason:
             self._amiss[port.mac] = reason
             self._log.error(
@@ -431,6 +437,7 @@ class Network:
             await self._record(port)
         added = {change.what for change in done if isinstance(change, Add)}
         self._announcer.announce((after.mac, each.ip) for each in wanted.addresses if not tolerant or each in added)
+        self._in_place.add(after.mac)
         self._tend()
         if problems:
             raise PlugFailed(what, "\n".join(problems))
@@ -443,7 +450,7 @@ class Network:
                 client.stop()
                 del self._clients[mac]
         for mac, port in wanting.items():
-            if mac not in self._clients:
+            if mac not in self._clients and mac in self._in_place:
                 leased = partial(self._leased, mac)
                 self._clients[mac] = DhcpClient(self._reactor, self._open_wire, port.name, mac, port.lease, leased)
                 self._clients[mac].start()

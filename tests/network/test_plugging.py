@@ -908,6 +908,22 @@ class LeaseTests(NetworkTestCase):
         self.assertIn("Nexthop has invalid gateway", told["reason"])
         self.assertEqual({"192.0.2.10/24"}, self.addresses())
 
+    def test_not_in_place(self) -> None:
+        """After a restart nobody asks at an interface that is not there, but does so once it is."""
+        self.kernel.new_link(B)
+        for mac in (A, B):
+            self.successResultOf(self.network.plug_network(mac))
+        self.pass_by()
+        self.kernel.inside.take_out(self.kernel.inside.link(B))
+        self.server.wires.clear()
+        self.restart()
+        self.pass_by()
+        self.assertEqual({"eth2"}, {wire.interface for wire in self.server.wires})
+        self.kernel.new_link(B)
+        self.clock.advance(FIRST_RETRY)
+        self.pass_by()
+        self.assertEqual({"eth2", "eth3"}, {wire.interface for wire in self.server.wires})
+
     def test_one_route_for_two(self) -> None:
         """Two networks whose servers name the same route have it both, and a repeat of their plugs succeeds."""
         self.server.options = {121: b"\x20\xa9\xfe\xa9\xfe\xc0\x00\x02\x01"}
