@@ -223,21 +223,21 @@ def _has_global_address(link: Link, snapshot: Snapshot) -> bool:
 def name_for(found: Found, port: Port | None, lowest: int, ports: Iterable[Port], sight: Sight) -> str:
     """
     The name that a link should have in the amphora's namespace: the one it was plugged with, where that is to be had;
-    else the first free C{ethN}.
+    else the first free C{ethN}.  One that is there and up keeps its name: kernels before 6.2 do not rename it.
 
     A VIP's name is kept for it while its link is away: configurations name it.  A network's is not.
 
     @param port: What was plugged, if it was.
     @param lowest: The lowest number.
     """
+    if not found.outside and found.link.up:
+        return found.link.name
     taken = set(found.link.altnames)
     for link in sight.inside.links:
         if found.outside or link.index != found.link.index:
             taken.update((link.name, *link.altnames))
     if port is not None and port.name not in taken:
         return port.name
-    if not found.outside and found.link.up:
-        return found.link.name
     taken.update(other.name for other in ports if other.vips and other.mac != found.link.mac)
     return next(name for number in count(lowest) if (name := f"eth{number}") not in taken)
 

@@ -578,8 +578,15 @@ def _words(error: Exception) -> str:
 
 
 def _with(ports: Mapping[str, Port], mac: str, port: Port) -> dict[str, Port]:
-    """Ports by MAC address, with one put in its place; two never have one name, which is their record's."""
+    """
+    Ports by MAC address, with one put in its place.
+
+    Two never have one name, which is their record's: the other one takes the name that became free, or is forgotten.
+    """
     changed = {known.mac: known for known in ports.values() if known.name != port.name}
+    before = ports.get(mac)
+    if before is not None and before.name != port.name:
+        changed |= {known.mac: evolve(known, name=before.name) for known in ports.values() if known.name == port.name}
     return {**changed, mac: port}
 
 

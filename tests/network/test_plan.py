@@ -265,7 +265,8 @@ class NameTests(SynchronousTestCase):
     def test_one_namespace(self) -> None:
         """Where nothing is moved, a link that is up keeps its name, and one that is down may have the right one."""
         up, down = Link(9, "ens9", A, up=True), Link(9, "ens9", A, up=False)
-        self.assertEqual("ens9", self.name(up, None, inside=links(up), outside=False))
+        for port in (None, Port("eth1", A, (VIP,))):
+            self.assertEqual("ens9", self.name(up, port, inside=links(up), outside=False))
         self.assertEqual("eth1", self.name(down, None, inside=links(down), outside=False))
         right = Link(9, "eth1", A, up=False)
         self.assertEqual("eth1", self.name(right, None, inside=links(right), outside=False))

@@ -702,6 +702,26 @@ class PutBackTests(NetworkTestCase):
         self.restart()
         self.assertEqual(before, self.shape())
 
+    def test_swapped_names_of_links_that_are_up(self) -> None:
+        """Those that somebody brought up under each other's names, or a new one, keep these, and have their VIPs."""
+        for names in (("eth2", "eth1"), ("ens7", "ens8"), ("eth2", "ens8"), ("ens7", "eth1")):
+            self.clock, self.kernel = Clock(), FakeKernel(apart=False)
+            self.records = Records(short_directory(self))
+            self.network = self.new_network()
+            for mac, ip in ((A, VIP), (B, ELSEWHERE)):
+                self.kernel.new_link(mac)
+                self.plugged(request(ip, mac))
+            self.kernel.inside = type(self.kernel.inside)()
+            for mac, name in zip((A, B), names, strict=True):
+                self.kernel.new_link(mac, name, up=True)
+            for _ in range(2):
+                self.restart()
+                links, addresses, *_ = self.shape()
+                self.assertEqual({(names[0], A, True), (names[1], B, True)}, links)
+                self.assertEqual({(names[0], Address(VIP, 24)), (names[1], Address(ELSEWHERE, 24))}, addresses)
+                ports, problems = self.records.load()
+                self.assertEqual(({*names}, []), ({port.name for port in ports}, problems))
+
     def test_killed_in_a_plug(self) -> None:
         """What an agent that was killed had begun is finished by the next one."""
         self.kernel.new_link(C)
