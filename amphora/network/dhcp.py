@@ -42,7 +42,10 @@ _END = 255
 _DISCOVER, _OFFER, _REQUEST, _ACK, _NAK = 1, 2, 3, 5, 6
 
 _WIDEST_ROUTE = 8
-"""The shortest prefix of a route that is taken: two halves of everything are a default route, too."""
+"""
+The shortest prefix of a route that is taken, and of an address, which makes one on the link: two halves of everything
+are a default route, too.
+"""
 
 Verdict = Literal["offer", "ack", "nak"]
 _VERDICTS: dict[int, Verdict] = {_OFFER: "offer", _ACK: "ack", _NAK: "nak"}
@@ -159,6 +162,8 @@ def _read_reply(data: bytes, xid: int, mac: str) -> Reply | None:
         return None
     mask = IPv4Address(options.get(_SUBNET_MASK, b"\xff" * 4))
     prefixlen = IPv4Network((0, str(mask))).prefixlen
+    if prefixlen < _WIDEST_ROUTE:
+        return None
     (seconds,) = struct.unpack("!I", options[_LEASE_TIME]) if _LEASE_TIME in options else (FOREVER,)
     routes = _routes(options.get(_CLASSLESS_ROUTES, b""))
     return Reply(verdict, server, Lease(given, prefixlen, seconds, routes))

@@ -9,7 +9,7 @@ is of two interfaces.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from ipaddress import IPv4Network, IPv6Network
 from itertools import count
 from typing import Literal
@@ -29,6 +29,11 @@ _METRIC = 2047
 """
 With the table's number added, the metric of our routes: above what the kernel, DHCP clients and keepalived use (1024 at
 most), so that another's default route keeps its place, and ours of several interfaces have an order.
+"""
+_LEASE_METRIC = 1 << 24
+"""
+With the last three bytes of an interface's MAC address added, the metric of the routes that a DHCP server gave it.  A
+cloud gives each network the same route to its metadata, and a table takes one only once with the same metric.
 """
 
 _EVERYWHERE: dict[int, Subnet] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
@@ -81,6 +86,10 @@ class Port:
             return evolve(self, vips=(*self.vips, vip))
         return evolve(self, vips=tuple(vip if known.ip == vip.ip else known for known in self.vips))
 
+    def using(self, vips: Collection[Vip], in_use: bool) -> Port:
+        """Have listeners use these of its VIPs, or no longer."""
+        return evolve(self, vips=tuple(evolve(vip, in_use=in_use) if vip in vips else vip for vip in self.vips))
+
     def without_vip(self, ip: IP) -> Port:
         return evolve(self, vips=tuple(known for known in self.vips if known.ip != ip))
 
@@ -121,8 +130,9 @@ def wanted(port: Port, *, keepalived_owns_vips: bool) -> Wanted:
     dhcp = not port.vips or (keepalived_owns_vips and any(vip.ip.version == 4 for vip in port.vips))
     if dhcp and port.lease is not None:
         addresses.add(port.lease.address)
+        metric = _LEASE_METRIC + int(port.mac.replace(":", "")[-6:], 16)
         for destination, gateway in port.lease.routes:
-            add(Route(destination, MAIN_TABLE, _METRIC, gateway))
+            add(Route(destination, MAIN_TABLE, metric, gateway))
 
     for vip in port.vips:
         metric = _METRIC + vip.table
@@ -213,21 +223,21 @@ def _has_global_address(link: Link, snapshot: Snapshot) -> bool:
 def name_for(found: Found, port: Port | None, lowest: int, ports: Iterable[Port], sight: Sight) -> str:
     """
     The name that a link should have in the amphora's namespace: the one it was plugged with, where that is to be had;
-    else the first free C{ethN}.
+    else the first free C{ethN}.  One that is there and up keeps its name: kernels before 6.2 do not rename it.
 
     A VIP's name is kept for it while its link is away: configurations name it.  A network's is not.
 
     @param port: What was plugged, if it was.
     @param lowest: The lowest number.
     """
+    if not found.outside and found.link.up:
+        return found.link.name
     taken = set(found.link.altnames)
     for link in sight.inside.links:
         if found.outside or link.index != found.link.index:
             taken.update((link.name, *link.altnames))
     if port is not None and port.name not in taken:
         return port.name
-    if not found.outside and found.link.up:
-        return found.link.name
     taken.update(other.name for other in ports if other.vips and other.mac != found.link.mac)
     return next(name for number in count(lowest) if (name := f"eth{number}") not in taken)
 

@@ -85,6 +85,11 @@ class Network:
     """What is plugged, by MAC address."""
     _amiss: dict[str, str] = field(init=False, factory=dict)
     """Why what was plugged is not as it should be, by MAC address; it is tried again and again."""
+    _in_place: set[str] = field(init=False, factory=set)
+    """
+    Which interfaces are known to be there, by MAC address: a DHCP server is asked at no other, whose name may be
+    somebody else's.
+    """
     _retry: IDelayedCall | None = field(init=False, default=None)
     _pause: float = field(init=False, default=FIRST_RETRY)
     _clients: dict[str, DhcpClient] = field(init=False, factory=dict)
@@ -184,16 +189,21 @@ class Network:
         """
         See to it that VIPs that were taken away with their last listener are there again, before haproxy binds these.
 
-        @raise PlugFailed: if one cannot be given back.
+        One that only a wildcard is on hinders nobody: haproxy can bind without it, and it is tried again.
+
+        @raise PlugFailed: if one that a bind names cannot be given back.
         """
         wanted = list(binds)
+        named = {plain_ip(bind.host) for bind in wanted}
 
         async def job() -> None:
             for port in list(self._ports.values()):
-                await self._use(port, [vip for vip in _bound(port, wanted) if not vip.in_use], True)
+                missing = [vip for vip in _bound(port, wanted) if not vip.in_use]
+                await self._use(port, [vip for vip in missing if vip.ip in named], True)
+                await self._use_if_possible(port.mac, [vip for vip in missing if vip.ip not in named])
 
-        if any(not vip.in_use for port in self._ports.values() for vip in _bound(port, wanted)):
-            await self._run_job("VIP", job)
+        # What a job is just taking away is still there to see: whether something is to be done is for a job to say.
+        await self._run_job("VIP", job)
 
     def bound(self, binds: Iterable[Bind]) -> None:
         """haproxy listens on these now: neighbours are told where they are, unless keepalived does that."""
@@ -212,22 +222,33 @@ class Network:
         gone = list(binds)
 
         async def job() -> None:
-            still = list(self._still_bound())
-            for port in list(self._ports.values()):
-                kept = _bound(port, still)
-                await self._use(port, [vip for vip in _bound(port, gone) if vip.in_use and vip not in kept], False)
+            if self._keepalived_owns_vips():
+                return
+            for mac in list(self._ports):
+                for vip in _bound(self._ports[mac], gone):
+                    # Another listener may have come while the one before was taken away.
+                    port = self._ports[mac]
+                    if vip.in_use and vip not in _bound(port, self._still_bound()):
+                        await self._use(port, [vip], False)
 
-        if self._keepalived_owns_vips() or not any(_bound(port, gone) for port in self._ports.values()):
-            return
         try:
             await self._run_job("VIP", job)
         except NetworkError as error:
             self._log.error("A VIP without listeners cannot be taken away: {reason}", reason=str(error))
 
+    async def _use_if_possible(self, mac: str, vips: Sequence[Vip]) -> None:
+        port = self._ports[mac]
+        try:
+            await self._use(port, vips, True)
+        except PlugFailed as error:
+            self._ports[mac] = port.using(vips, True)
+            await self._record(port)
+            self._is_amiss(port, _words(error))
+            self._retry_later()
+
     async def _use(self, port: Port, vips: Sequence[Vip], in_use: bool) -> None:
         if vips:
-            after = evolve(port, vips=tuple(evolve(vip, in_use=in_use) if vip in vips else vip for vip in port.vips))
-            await self._change(port, after, "VIP")
+            await self._change(port, port.using(vips, in_use), "VIP")
             self._log.info(
                 "{vips} on {interface}: {what}",
                 vips=", ".join(str(vip.ip) for vip in vips),
@@ -290,7 +311,7 @@ class Network:
                 sight = await self._blocking.run(self._kernel.look_around)
                 found = plan.find(mac, sight, plugged=True)
                 if found is None:
-                    raise Unsettled("there is no such interface")
+                    raise Unsettled(f"{port.name} ({mac}) is not there")
                 lowest = FIRST_VIP_NAME if port.vips else FIRST_NETWORK_NAME
                 name = plan.name_for(found, port, lowest, self._ports.values(), sight)
                 await self._change(port, evolve(port, name=name), "VIP", tolerant=True)
@@ -303,6 +324,7 @@ class Network:
         self._retry_later()
 
     def _is_amiss(self, port: Port, reason: str) -> None:
+        self._in_place.discard(port.mac)
         if self._amiss.get(port.mac) != reason:
             self._amiss[port.mac] = reason
             self._log.error(
@@ -415,6 +437,7 @@ class Network:
             await self._record(port)
         added = {change.what for change in done if isinstance(change, Add)}
         self._announcer.announce((after.mac, each.ip) for each in wanted.addresses if not tolerant or each in added)
+        self._in_place.add(after.mac)
         self._tend()
         if problems:
             raise PlugFailed(what, "\n".join(problems))
@@ -427,7 +450,7 @@ class Network:
                 client.stop()
                 del self._clients[mac]
         for mac, port in wanting.items():
-            if mac not in self._clients:
+            if mac not in self._clients and mac in self._in_place:
                 leased = partial(self._leased, mac)
                 self._clients[mac] = DhcpClient(self._reactor, self._open_wire, port.name, mac, port.lease, leased)
                 self._clients[mac].start()
@@ -555,8 +578,15 @@ def _words(error: Exception) -> str:
 
 
 def _with(ports: Mapping[str, Port], mac: str, port: Port) -> dict[str, Port]:
-    """Ports by MAC address, with one put in its place; two never have one name, which is their record's."""
+    """
+    Ports by MAC address, with one put in its place.
+
+    Two never have one name, which is their record's: the other one takes the name that became free, or is forgotten.
+    """
     changed = {known.mac: known for known in ports.values() if known.name != port.name}
+    before = ports.get(mac)
+    if before is not None and before.name != port.name:
+        changed |= {known.mac: evolve(known, name=before.name) for known in ports.values() if known.name == port.name}
     return {**changed, mac: port}
 
 

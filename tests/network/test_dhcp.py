@@ -78,6 +78,12 @@ class ReplyTests(SynchronousTestCase):
         """A lease without an end does not end."""
         self.assertEqual(FOREVER, self.lease({51: b"\xff" * 4}).seconds)
 
+    def test_widest_subnet(self) -> None:
+        """An address whose subnet would be a default route on the link is none that can be used."""
+        for mask in ("0.0.0.0", "128.0.0.0", "254.0.0.0"):
+            self.assertIsNone(read_reply(answer(ACK, {1: IPv4Address(mask).packed}), XID, MAC), mask)
+        self.assertEqual(8, self.lease({1: IPv4Address("255.0.0.0").packed}).prefixlen)
+
     def test_routes(self) -> None:
         """Routes to further networks are taken (RFC 3442), on the link too; a default route by any name is not."""
         gateway = IPv4Address(GATEWAY)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
 from typing import Any, cast
 
 from attrs import evolve
@@ -105,8 +105,19 @@ class WantedTests(SynchronousTestCase):
         ):
             want = wanted(Port("eth1", A, vips, lease=lease), keepalived_owns_vips=pair)
             self.assertEqual((expected, expected), (want.dhcp, lease.address in want.addresses))
-            given = {Route(destination, 254, 2047, gateway) for destination, gateway in routes}
+            given = {Route(destination, 254, 0x100000A, gateway) for destination, gateway in routes}
             self.assertEqual(given if expected else set(), given & want.routes)
+
+    def test_leases_of_one_route(self) -> None:
+        """Interfaces that were given the same route have it each with a metric of its own, whatever they are called."""
+        route = (IPv4Network("169.254.169.254/32"), IPv4Address("192.0.2.1"))
+        lease = Lease(IPv4Address("192.0.2.10"), 24, 3600, (route,))
+        first, second = (
+            wanted(Port(name, mac, lease=lease), keepalived_owns_vips=False).routes
+            for name, mac in (("eth2", A), ("enp0s3", B))
+        )
+        keys = {(route.destination, route.table, route.metric) for route in (*first, *second)}
+        self.assertEqual((1, 1, 2), (len(first), len(second), len(keys)))
 
     def test_network(self) -> None:
         """A member network gives addresses by itself, but no default route."""
@@ -254,7 +265,8 @@ class NameTests(SynchronousTestCase):
     def test_one_namespace(self) -> None:
         """Where nothing is moved, a link that is up keeps its name, and one that is down may have the right one."""
         up, down = Link(9, "ens9", A, up=True), Link(9, "ens9", A, up=False)
-        self.assertEqual("ens9", self.name(up, None, inside=links(up), outside=False))
+        for port in (None, Port("eth1", A, (VIP,))):
+            self.assertEqual("ens9", self.name(up, port, inside=links(up), outside=False))
         self.assertEqual("eth1", self.name(down, None, inside=links(down), outside=False))
         right = Link(9, "eth1", A, up=False)
         self.assertEqual("eth1", self.name(right, None, inside=links(right), outside=False))

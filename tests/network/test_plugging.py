@@ -34,7 +34,7 @@ from amphora.network.plugging import (
 from amphora.network.records import Records
 from amphora.network.requests import VipRequest, read_vip_request
 from amphora.network.state import Address, FoundAddress, Snapshot
-from amphora.network.steps import Add, MoveIn
+from amphora.network.steps import Add, MoveIn, Remove
 from amphora.testing.fake_dhcp import FakeDhcpServer
 from amphora.testing.fake_kernel import FakeKernel
 from amphora.testing.fakes import CallsLater
@@ -702,6 +702,26 @@ class PutBackTests(NetworkTestCase):
         self.restart()
         self.assertEqual(before, self.shape())
 
+    def test_swapped_names_of_links_that_are_up(self) -> None:
+        """Those that somebody brought up under each other's names, or a new one, keep these, and have their VIPs."""
+        for names in (("eth2", "eth1"), ("ens7", "ens8"), ("eth2", "ens8"), ("ens7", "eth1")):
+            self.clock, self.kernel = Clock(), FakeKernel(apart=False)
+            self.records = Records(short_directory(self))
+            self.network = self.new_network()
+            for mac, ip in ((A, VIP), (B, ELSEWHERE)):
+                self.kernel.new_link(mac)
+                self.plugged(request(ip, mac))
+            self.kernel.inside = type(self.kernel.inside)()
+            for mac, name in zip((A, B), names, strict=True):
+                self.kernel.new_link(mac, name, up=True)
+            for _ in range(2):
+                self.restart()
+                links, addresses, *_ = self.shape()
+                self.assertEqual({(names[0], A, True), (names[1], B, True)}, links)
+                self.assertEqual({(names[0], Address(VIP, 24)), (names[1], Address(ELSEWHERE, 24))}, addresses)
+                ports, problems = self.records.load()
+                self.assertEqual(({*names}, []), ({port.name for port in ports}, problems))
+
     def test_killed_in_a_plug(self) -> None:
         """What an agent that was killed had begun is finished by the next one."""
         self.kernel.new_link(C)
@@ -908,6 +928,35 @@ class LeaseTests(NetworkTestCase):
         self.assertIn("Nexthop has invalid gateway", told["reason"])
         self.assertEqual({"192.0.2.10/24"}, self.addresses())
 
+    def test_not_in_place(self) -> None:
+        """After a restart nobody asks at an interface that is not there, but does so once it is."""
+        self.kernel.new_link(B)
+        for mac in (A, B):
+            self.successResultOf(self.network.plug_network(mac))
+        self.pass_by()
+        self.kernel.inside.take_out(self.kernel.inside.link(B))
+        self.server.wires.clear()
+        self.restart()
+        self.pass_by()
+        self.assertEqual({"eth2"}, {wire.interface for wire in self.server.wires})
+        self.kernel.new_link(B)
+        self.clock.advance(FIRST_RETRY)
+        self.pass_by()
+        self.assertEqual({"eth2", "eth3"}, {wire.interface for wire in self.server.wires})
+
+    def test_one_route_for_two(self) -> None:
+        """Two networks whose servers name the same route have it both, and a repeat of their plugs succeeds."""
+        self.server.options = {121: b"\x20\xa9\xfe\xa9\xfe\xc0\x00\x02\x01"}
+        self.kernel.new_link(B)
+        for mac, address in ((A, "192.0.2.10"), (B, "192.0.2.11")):
+            self.server.address = address
+            self.successResultOf(self.network.plug_network(mac))
+            self.pass_by()
+        self.assertEqual(
+            {self.kernel.inside.link(mac).index for mac in (A, B)}, {index for index, _ in self.kernel.inside.routes}
+        )
+        self.assertEqual("eth3", self.successResultOf(self.network.plug_network(B)))
+
     def test_renamed_or_gone(self) -> None:
         """Who asks does so at the interface as it is called now; for one that was dropped nobody asks."""
         self.successResultOf(self.network.plug_network(A))
@@ -981,6 +1030,59 @@ class ListenerTests(NetworkTestCase):
         self.kernel.refused = {"adding 203.0.113.2": "Cannot allocate memory"}
         failure = self.failureResultOf(ensureDeferred(self.network.provide([Bind(str(VIP), 80)])), PlugFailed)
         self.assertEqual("adding 203.0.113.2/24 to eth1: Cannot allocate memory", str(failure.value))
+
+    def test_wildcard_without_interface(self) -> None:
+        """A wildcard does not need a VIP whose interface is gone: it is told once, and put back when that appears."""
+        self.give_up("0.0.0.0")
+        self.kernel.inside.take_out(self.kernel.inside.link(A))
+        self.failureResultOf(ensureDeferred(self.network.provide([Bind(str(VIP), 80)])), PlugFailed)
+        with capturedLogs() as events:
+            self.run_coroutine(self.network.provide([Bind("0.0.0.0", 80)]))
+            self.clock.pump([FIRST_RETRY, *[LONGEST_RETRY] * 3])
+        (told,) = [event for event in events if event["log_level"] is LogLevel.error]
+        self.assertIn("is not there", told["reason"])
+        self.assertEqual({True}, {vip.in_use for port in self.records.load()[0] for vip in port.vips})
+        self.kernel.new_link(A)
+        self.clock.advance(LONGEST_RETRY)
+        self.assertEqual({"203.0.113.2/24", "203.0.113.3/24"}, self.addresses())
+
+    def test_provided_while_it_is_taken(self) -> None:
+        """A listener that starts while its VIP is being taken away gets it back before it binds."""
+        calls = CallsLater()
+        network = self.on(calls)
+        taking = ensureDeferred(network.give_up([Bind(str(VIP), 80)]))
+        providing = ensureDeferred(network.provide([Bind(str(VIP), 80)]))
+        self.assertNoResult(providing)
+        calls.make_all()
+        self.successResultOf(taking)
+        self.successResultOf(providing)
+        self.assertEqual(self.complete, self.world())
+        self.assertIn(Remove, {type(change) for change in self.kernel.made})
+
+    def test_bound_while_another_is_taken(self) -> None:
+        """A VIP that a new listener is bound to by the time that its turn comes stays."""
+        calls = CallsLater()
+        taking = ensureDeferred(self.on(calls).give_up([Bind("0.0.0.0", 80)]))
+        self.binds = [Bind(str(SECOND), 80)]
+        calls.make_all()
+        self.successResultOf(taking)
+        self.assertEqual({"203.0.113.3/24"}, self.addresses())
+
+    def on(self, calls: CallsLater) -> Network:
+        """The next agent's, which has seen what there is, and whose calls are made later."""
+        network = Network(
+            self.clock,
+            calls,
+            self.kernel,
+            self.records,
+            keepalived_owns_vips=lambda: False,
+            still_bound=lambda: self.binds,
+            open_wire=self.server.open,
+        )
+        putting_back = ensureDeferred(network.put_back())
+        calls.make_all()
+        self.successResultOf(putting_back)
+        return network
 
     def test_cannot_be_taken(self) -> None:
         """One that cannot be taken away is told in the log; the listener is deleted all the same."""
