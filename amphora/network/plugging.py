@@ -195,6 +195,9 @@ class Network:
         """
         wanted = list(binds)
         named = {plain_ip(bind.host) for bind in wanted}
+        if not any(_bound(port, wanted) for port in self._ports.values()):
+            # Whatever holds the queue up is no business of theirs.
+            return
 
         async def job() -> None:
             for port in list(self._ports.values()):
