@@ -54,7 +54,7 @@ from amphora.network.bind import Bind
 from amphora.network.errors import NetworkError
 from amphora.network.trial import Conflict, conflicts
 from amphora.pem import BadPEM, check_pem
-from amphora.process import ProcessIdentity
+from amphora.process import CommandResult, ProcessIdentity
 
 Action = Literal["start", "stop", "reload"]
 ACTIONS: dict[str, Action] = {"start": "start", "stop": "stop", "reload": "reload"}
@@ -383,7 +383,7 @@ class Instance:
         if not result.succeeded:
             await self._refuse()
             raise InvalidConfiguration(
-                (result.output.strip() or f"haproxy -c ended with {result.exit_code}")
+                _words(result)
                 .replace(str(self._files.candidate), self._files.config.name)
                 .replace(str(self._files.overlay_candidate), self._files.overlay.name)
             )
@@ -803,7 +803,7 @@ class Instance:
         finally:
             await self._store("configuration", self._files.overlay_candidate.unlink)
         if not result.succeeded:
-            raise HaproxyFailed(result.output.strip())
+            raise HaproxyFailed(_words(result))
         ours = self._held()
         wanted = [bind for bind in config.addresses(self._peer()) if not any(bind.overlaps(held) for held in ours)]
         try:
@@ -882,3 +882,8 @@ class Instance:
         except OSError as error:
             self._log.error("{instance}: storing {what}: {error}", instance=self.instance_id, what=what, error=error)
             raise StorageFailed(what, str(error.strerror or error)) from error
+
+
+def _words(result: CommandResult) -> str:
+    """Why haproxy does not take a configuration; a program in its place may say nothing."""
+    return result.output.strip() or f"haproxy -c ended with {result.exit_code}"

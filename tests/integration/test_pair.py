@@ -35,6 +35,8 @@ class PairTests(TestCase):
             told = "" if fault.told is None else f", told {fault.told:+.2f} s after the VIP moved"
             print(f"  {fault.name}: {fault.requests} requests, {fault.failed} failed, out {fault.outage:.2f} s{told}")
         self.assertEqual({"member-2"}, pair.client.served_by())
+        # What stood in haproxy's place said nothing; the log has a reason all the same.
+        self.assertTrue(any("start failed: haproxy -c ended with 1" in each.agent.log for each in pair.amphorae))
         for amphora in pair.amphorae:
             self.assertNotIn("Traceback", amphora.agent.log)
             self.assertNotIn("b20e06cf", amphora.agent.log)
