@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
 
@@ -36,13 +37,13 @@ class KernelContract(SynchronousTestCase):
 
     kernel: Kernel
 
+    @abstractmethod
     def plug_in(self, name: str = "") -> str:
         """A device appears in the agent's own namespace.  @return: Its MAC address."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end_detection(self) -> None:
         """Nobody else has the addresses that are tentative."""
-        raise NotImplementedError
 
     def found(self, mac: str) -> Found:
         found = find(mac, self.kernel.look_around(), plugged=True)
