@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import traceback
 
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -44,22 +43,6 @@ def encode(
     return key.private_bytes(Encoding.PEM, form, encryption or NoEncryption())
 
 
-def self_signed(key: ed25519.Ed25519PrivateKey) -> bytes:
-    """A certificate over a kind of key that the throw-away authority does not make."""
-    template = AUTHORITY.identity.certificate
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(template.subject)
-        .issuer_name(template.subject)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(template.not_valid_before_utc)
-        .not_valid_after(template.not_valid_after_utc)
-        .sign(key, None)
-    )
-    return certificate.public_bytes(Encoding.PEM)
-
-
 class GoodPEMTests(SynchronousTestCase):
     """What is taken."""
 
@@ -79,7 +62,8 @@ class GoodPEMTests(SynchronousTestCase):
             for form in (PrivateFormat.TraditionalOpenSSL, PrivateFormat.PKCS8):
                 check_pem(encode(issued.key, form) + issued.certificate_pem)
         key = ed25519.Ed25519PrivateKey.generate()
-        check_pem(encode(key, PrivateFormat.PKCS8) + self_signed(key))
+        certificate = AUTHORITY.certify(key.public_key()).public_bytes(Encoding.PEM)
+        check_pem(encode(key, PrivateFormat.PKCS8) + certificate)
 
     def test_parameters_before_the_key(self) -> None:
         """What `openssl ecparam -genkey` writes in front of a key does no harm."""

@@ -17,6 +17,7 @@ from attrs import field, frozen
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from amphora.files import write_synced
@@ -146,6 +147,10 @@ class Authority:
         )
         return Issued(certificate, subject_key, self.identity.chain)
 
+    def certify(self, public_key: CertificatePublicKeyTypes) -> x509.Certificate:
+        """Issue a certificate over a key of any kind, also of one that TLS has no use for."""
+        return _certificate("any kind", public_key, self.identity.certificate.subject, self.identity.key)
+
     def _sign(
         self,
         common_name: str,
@@ -176,7 +181,7 @@ def _name(common_name: str) -> x509.Name:
 
 def _certificate(
     common_name: str,
-    public_key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey,
+    public_key: CertificatePublicKeyTypes,
     issuer: x509.Name,
     issuer_key: PrivateKey,
     *,

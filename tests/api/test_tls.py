@@ -6,9 +6,7 @@ import base64
 import gc
 
 from attrs import evolve, frozen
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
-from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -286,19 +284,8 @@ class FilesTests(MutualTLSTestCase):
 def x25519_pem() -> bytes:
     """A sound certificate over a key that agrees on secrets, but signs nothing."""
     key = x25519.X25519PrivateKey.generate()
-    template = AUTHORITY.identity.certificate
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(template.subject)
-        .issuer_name(template.subject)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(template.not_valid_before_utc)
-        .not_valid_after(template.not_valid_after_utc)
-        .sign(AUTHORITY.identity.key, SHA256())
-    )
     text = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return text + certificate.public_bytes(Encoding.PEM)
+    return text + AUTHORITY.certify(key.public_key()).public_bytes(Encoding.PEM)
 
 
 def _of_no_version() -> bytes:
