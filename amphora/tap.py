@@ -25,6 +25,7 @@ from amphora.api.root import AmphoraAPI
 from amphora.api.server import ApiService, IApiReactor
 from amphora.api.tls import BadTLSFiles, MutualTLS, TLSFiles
 from amphora.api.v0_1 import V01
+from amphora.api.v1_0 import V10
 from amphora.blocking import InThreads, IThreadedReactor
 from amphora.config import ConfigError, Settings, load_settings
 from amphora.health.changes import ChangeWatcher
@@ -203,7 +204,8 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
     )
     certificate = ServerCertificate(Path(settings.agent_server_cert), blocking, tls.renewal)
     v0_1 = V01(settings.amphora_id, instances, network, keepalived, topology, details, certificate)
-    api = AmphoraAPI(info, v0_1)
+    v1_0 = V10(info)
+    api = AmphoraAPI(info, v0_1, v1_0)
     site = AmphoraSite(
         api.resource(),
         reactor=reactor,

@@ -109,7 +109,7 @@ def _failed(action: str, details: str) -> ErrorAnswer:
     return ErrorAnswer(500, f"Error {_PARTICIPLES[action]} haproxy", details)
 
 
-def install_error_pages(app: Klein) -> None:
+def install_error_pages(app: Klein, answer_for: Callable[[Exception], ErrorAnswer | None] = answer_for) -> None:
     """Let every route of an application answer its errors in this way."""
     handle: Callable[[Callable[..., Any]], Any] = app.handle_errors(Exception)
 

@@ -168,7 +168,16 @@ class AnsweringTests(EdgeTestCase):
         async def call(method: str, path: str) -> bytes:
             return await client.ask(f"{method} {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
 
-        for path in ("/", "/nope", "/v0.1", "/v0.1/nope", "/v0.2/listeners", "/v0.1//listeners", "/info/x"):
+        for path in (
+            "/nope",
+            "/v0.1",
+            "/v0.1/nope",
+            "/v0.2/listeners",
+            "/v0.1//listeners",
+            "/info/x",
+            "/1.0",
+            "/1.0/nope",
+        ):
             answer = await call("GET", path)
             self.assert_answer(answer, 404, "Not Found")
             self.assertIn(b"Content-Type: application/json\r\n", answer)
