@@ -38,7 +38,12 @@ from amphora.loadbalancer.instance import STATS_TIMEOUT, Surroundings
 from amphora.loadbalancer.instances import Instances
 from amphora.loadbalancer.notify import NotifySocket
 from amphora.loadbalancer.store import InstanceFiles, Store
+from amphora.metrics.exporter import IExporterReactor, Metrics, MetricsExporter, open_port
+from amphora.metrics.source import HAPROXY_PORT, LOOPBACK, HaproxySource, ISourceReactor, connect_to_haproxy
+from amphora.metrics.usage import read_usage
+from amphora.network.bind import Bind
 from amphora.network.dhcp_client import opener
+from amphora.network.inside import inside
 from amphora.network.kernel import LinuxKernel
 from amphora.network.plugging import Network
 from amphora.network.records import Records
@@ -64,7 +69,7 @@ _STARTS_AT_ONCE = 4
 _log = Logger()
 
 
-class IReactor(IAgentReactor, IApiReactor, IThreadedReactor, IReactorCore):
+class IReactor(IAgentReactor, IApiReactor, IThreadedReactor, IExporterReactor, ISourceReactor, IReactorCore):
     """What the agent needs of a reactor, all told."""
 
 
@@ -214,8 +219,17 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         spool=store,
         limits=Limits(body=settings.agent_request_read_timeout, body_size=settings.max_body_size),
     )
+    source = HaproxySource(reactor, blocking, lambda: inside(settings.network_namespace, connect_to_haproxy))
+    metrics = MetricsExporter(
+        reactor,
+        blocking,
+        Metrics(reactor, blocking, source, read_usage),
+        open_port=lambda: inside(settings.network_namespace, open_port),
+        wanted=lambda: Bind(LOOPBACK, HAPROXY_PORT) in instances.binds,
+    )
     speakers: list[IService] = [
         meter,
+        metrics,
         ApiService(reactor, site, tls, settings.bind_host, settings.bind_port),
         heartbeats,
         Housekeeping(reactor, (instances.trim_logs, keepalived.trim_log)),

@@ -34,7 +34,7 @@ VERSION: Final = 3
 """Since version 3 of the message, its figures (all but `conns`) are what came since the last one."""
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-_PROMETHEUS: Final = {"prometheus-exporter-internal-endpoint", "prometheus-exporter-internal"}
+PROMETHEUS_PROXIES: Final = {"prometheus-exporter-internal-endpoint", "prometheus-exporter-internal"}
 """The proxies that the controller adds for its metrics: nobody's listener, nobody's pool."""
 
 
@@ -105,7 +105,7 @@ def frontends_by_listener(instance_id: str, stats: Stats) -> dict[str, list[Fron
     """Sort an instance's frontends under the ids of the listeners that they are told as."""
     listeners: dict[str, list[Frontend]] = {}
     for frontend in stats.frontends:
-        if frontend.name not in _PROMETHEUS:
+        if frontend.name not in PROMETHEUS_PROXIES:
             listener_id = frontend.name if _UUID.fullmatch(frontend.name) else instance_id
             listeners.setdefault(listener_id, []).append(frontend)
     return listeners
@@ -141,7 +141,7 @@ def build(
         for listener_id, some in frontends_by_listener(sample.instance_id, sample.stats).items():
             frontends.setdefault(listener_id, []).extend(some)
         for backend in sample.stats.backends:
-            if backend.name not in _PROMETHEUS:
+            if backend.name not in PROMETHEUS_PROXIES:
                 key = backend.name if ":" in backend.name else f"{backend.name}:{sample.instance_id}"
                 pools[key] = Pool(status=backend.status, members=backend.members)
     return Message(

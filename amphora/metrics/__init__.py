@@ -1,0 +1,1 @@
+"""The metrics of load balancers, as Prometheus reads them through a PROMETHEUS listener."""
