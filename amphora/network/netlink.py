@@ -32,7 +32,19 @@ from amphora.network.state import (
     Snapshot,
     normalised_mac,
 )
-from amphora.network.steps import Add, Change, MoveIn, MoveOut, Remove, Rename, SetDown, SetUp, StepFailed, Undoing
+from amphora.network.steps import (
+    Add,
+    Change,
+    MoveIn,
+    MoveOut,
+    Remove,
+    Rename,
+    SetDown,
+    SetMtu,
+    SetUp,
+    StepFailed,
+    Undoing,
+)
 
 T = TypeVar("T")
 Netlink = Any
@@ -48,8 +60,10 @@ _UP = 0x1
 _LOOPBACK = 0x8
 _TENTATIVE = 0x40
 _DAD_FAILED = 0x08
+_FOREVER = 0xFFFFFFFF
 _UNICAST = 1
 _CLONED = 0x200
+_ONLINK = 0x4
 _SCOPE_LINK = 253
 _TO_TABLE = 1
 
@@ -160,6 +174,7 @@ def _link(message: Any) -> Link | None:
         mac=normalised_mac(message.get_attr("IFLA_ADDRESS") or "") or "",
         up=bool(message["flags"] & _UP),
         altnames=tuple(names.get_attrs("IFLA_ALT_IFNAME")) if names else (),
+        mtu=message.get_attr("IFLA_MTU"),
     )
 
 
@@ -191,6 +206,7 @@ def _route(message: Any) -> tuple[int, Route] | None:
         metric=message.get_attr("RTA_PRIORITY") or 0,
         gateway=ip_address(gateway) if gateway else None,
         source=ip_address(source) if source else None,
+        onlink=bool(message["flags"] & _ONLINK),
     )
 
 
@@ -212,6 +228,8 @@ async def _make(kernel: Netlink, change: Change | Undoing, namespace: str) -> No
             await _move_out(kernel, name, link)
         case Rename(link, name):
             await kernel.link("set", index=link.index, ifname=name)
+        case SetMtu(link, mtu):
+            await kernel.link("set", index=link.index, mtu=mtu)
         case SetUp(link):
             await kernel.link("set", index=link.index, state="up")
         case SetDown(link):
@@ -225,7 +243,11 @@ async def _make(kernel: Netlink, change: Change | Undoing, namespace: str) -> No
 async def _tell(kernel: Netlink, command: str, link: Link, what: Address | Route | Rule) -> None:
     match what:
         case Address(ip, prefixlen):
-            await kernel.addr(command, index=link.index, address=str(ip), prefixlen=prefixlen)
+            preference: dict[str, int] = {}
+            if command == "add" and ip.version == 6 and prefixlen == ip.max_prefixlen:
+                # Deprecated (RFC 4862, 5.5.4): what leaves has the interface's own address, unless it is an answer.
+                preference = {"preferred_lft": 0, "valid_lft": _FOREVER}
+            await kernel.addr(command, index=link.index, address=str(ip), prefixlen=prefixlen, **preference)
         case Route():
             optional = {"gateway": what.gateway, "prefsrc": what.source}
             await kernel.route(
@@ -236,6 +258,7 @@ async def _tell(kernel: Netlink, command: str, link: Link, what: Address | Route
                 table=what.table,
                 priority=what.metric,
                 proto=PROTOCOL,
+                flags=_ONLINK if what.onlink else 0,
                 scope=_SCOPE_LINK if what.destination.version == 4 and what.gateway is None else 0,
                 **{key: str(ip) for key, ip in optional.items() if ip is not None},
             )

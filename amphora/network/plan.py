@@ -1,10 +1,14 @@
 """
 What was plugged, and what follows from it: names, tables, addresses, routes, rules.  Nothing here asks the kernel.
 
-A VIP has its subnet's prefix, so that the subnet is reached directly.  Answers from it have to leave by the way that
-requests came, whatever the main table says: a rule sends what comes from the VIP to a table of its own.  Two VIPs
-share a table where they share interface, subnet and gateway (of IPv4, or of IPv6: a table has two halves); no table
-is of two interfaces.
+A VIP that v0.1 plugged has its subnet's prefix, so that the subnet is reached directly; one that 1.0 plugged has
+nothing but itself, for there the interface has an address of its own in the subnet.  Answers from a VIP have to leave
+by the way that requests came, whatever the main table says: a rule sends what comes from it to a table of its own.  Two
+VIPs share a table where they share interface, subnet and gateway (of IPv4, or of IPv6: a table has two halves); no
+table is of two interfaces.
+
+The configuration of keepalived that Octavia writes for a pair uses table 1.  So may we: what is ours there bears our
+number, and metrics that keepalived does not use.
 """
 
 from __future__ import annotations
@@ -30,13 +34,37 @@ _METRIC = 2047
 With the table's number added, the metric of our routes: above what the kernel, DHCP clients and keepalived use (1024 at
 most), so that another's default route keeps its place, and ours of several interfaces have an order.
 """
-_LEASE_METRIC = 1 << 24
+_OWN_METRIC = 1 << 24
 """
-With the last three bytes of an interface's MAC address added, the metric of the routes that a DHCP server gave it.  A
+With the last three bytes of an interface's MAC address added, the metric of the routes that came with its addresses.  A
 cloud gives each network the same route to its metadata, and a table takes one only once with the same metric.
 """
+_KEEPALIVEDS_TABLE = 1
+"""Where Octavia has keepalived put a pair's VIPs' routes."""
 
 _EVERYWHERE: dict[int, Subnet] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
+
+
+@frozen
+class HostRoute:
+    """A way to further hosts that a subnet tells those in it (a Neutron subnet's C{host_routes})."""
+
+    destination: Subnet
+    nexthop: IP
+
+
+@frozen
+class FixedIp:
+    """An address that an interface has for itself; `gateway` counts only on the interface of a VIP."""
+
+    ip: IP
+    subnet: Subnet
+    gateway: IP | None = None
+    host_routes: tuple[HostRoute, ...] = ()
+
+    @property
+    def address(self) -> Address:
+        return Address(self.ip, self.subnet.prefixlen)
 
 
 @frozen
@@ -45,17 +73,21 @@ class Vip:
     A VIP of an interface.
 
     `in_use` is false once the last listener that was bound to it was deleted; it is given back to the next one.
+    `lasting`: the API 1.0 plugged it, so listeners come and go and it stays, and the interface has an address in its
+    subnet besides.
     """
 
     ip: IP
     subnet: Subnet
-    gateway: IP
+    gateway: IP | None
     table: int
     in_use: bool = True
+    lasting: bool = False
+    host_routes: tuple[HostRoute, ...] = ()
 
     @property
     def address(self) -> Address:
-        return Address(self.ip, self.subnet.prefixlen)
+        return Address(self.ip, self.ip.max_prefixlen if self.lasting else self.subnet.prefixlen)
 
 
 @frozen
@@ -64,7 +96,9 @@ class Port:
     An interface that was plugged.
 
     `ours` are the addresses that we gave it, or are about to: those that we may take away again; `lease` is what a DHCP
-    server gave it last.
+    server gave it last.  `vrrp_ip` is the own address of a VIP's interface, with its subnet's prefix; `fixed_ips` are
+    those that it has beyond that, or all of a network's interface.  Where an interface was told no address of its own,
+    it asks for one.  `mtu` is None where nobody asked for one: the link keeps what it has.
     """
 
     name: str
@@ -72,10 +106,29 @@ class Port:
     vips: tuple[Vip, ...] = ()
     ours: frozenset[Address] = frozenset()
     lease: Lease | None = None
+    vrrp_ip: Address | None = None
+    fixed_ips: tuple[FixedIp, ...] = ()
+    mtu: int | None = None
+    is_sriov: bool = False
 
     @property
     def kind(self) -> Kind:
         return "vip" if self.vips else "backend"
+
+    @property
+    def asks_for(self) -> frozenset[int]:
+        """The IP versions that it asks the network for an address of its own of, whatever else it has."""
+        if not self.vips:
+            return frozenset() if self.fixed_ips else frozenset((4, 6))
+        if self.vrrp_ip is not None:
+            return frozenset()
+        return frozenset(vip.ip.version for vip in self.vips if vip.lasting)
+
+    @property
+    def families(self) -> frozenset[int]:
+        """The IP versions that it carries, 4 and 6."""
+        ips = [vip.ip for vip in self.vips] + [fixed.ip for fixed in self.fixed_ips]
+        return self.asks_for | {ip.version for ip in ips}
 
     def has(self, ip: IP) -> bool:
         return any(vip.ip == ip for vip in self.vips)
@@ -99,14 +152,17 @@ class Wanted:
     """
     What an interface should have of us.
 
-    `dhcp`: a DHCP server is to be asked for an address.  `sysctls` are settings by their path below `/proc/sys`; they
-    matter, but nothing fails where one cannot be set.
+    `optional` are routes among `routes` that users thought up: one that the kernel refuses is told, and nothing fails.
+    `dhcp`: a DHCP server is to be asked for an address.  `mtu`: None for what it is.  `sysctls` are settings by their
+    path below `/proc/sys`; they matter, but nothing fails where one cannot be set.
     """
 
     addresses: frozenset[Address] = frozenset()
     routes: frozenset[Route] = frozenset()
     rules: frozenset[Rule] = frozenset()
+    optional: frozenset[Route] = frozenset()
     dhcp: bool = False
+    mtu: int | None = None
     sysctls: dict[str, str] = field(factory=dict)
 
 
@@ -116,47 +172,102 @@ def wanted(port: Port, *, keepalived_owns_vips: bool) -> Wanted:
 
     keepalived gives a pair's VIP to one of both, with all that belongs to it; what both have all the time is the way
     to the subnet and through its gateway, the permission for haproxy to bind an address that is not there, and an
-    address of their own, without which keepalived stays in its fault state.  A network's interface has nothing else.
+    address of their own, without which keepalived stays in its fault state.  A network's interface has its own
+    addresses, and the ways to further hosts that came with them.
     """
-    addresses: set[Address] = set()
+    # By IP: a kernel has an address of IPv6 once, and Octavia tells the address of a VIP's interface twice.
+    addresses: dict[IP, Address] = {}
     routes: dict[tuple[Subnet, int, int], Route] = {}
+    optional: set[Route] = set()
     rules: set[Rule] = set()
-    sysctls: dict[str, str] = {} if port.vips else _network_sysctls(port.name)
+    sysctls = _network_sysctls(port)
+    own_metric = _OWN_METRIC + int(port.mac.replace(":", "")[-6:], 16)
 
-    def add(route: Route) -> None:
+    def add(route: Route) -> Route:
         # Of VIPs that share a subnet, the first one's routes serve all.
-        routes.setdefault((route.destination, route.table, route.metric), route)
+        return routes.setdefault((route.destination, route.table, route.metric), route)
 
-    dhcp = not port.vips or (keepalived_owns_vips and any(vip.ip.version == 4 for vip in port.vips))
+    def add_host_routes(told: Iterable[HostRoute], *tables: int) -> None:
+        for route in told:
+            for table in tables:
+                optional.add(add(Route(route.destination, table, own_metric, route.nexthop, onlink=True)))
+
+    if port.vrrp_ip is not None:
+        addresses[port.vrrp_ip.ip] = port.vrrp_ip
+    dhcp = 4 in port.asks_for or (
+        keepalived_owns_vips and port.vrrp_ip is None and any(vip.ip.version == 4 for vip in port.vips)
+    )
     if dhcp and port.lease is not None:
-        addresses.add(port.lease.address)
-        metric = _LEASE_METRIC + int(port.mac.replace(":", "")[-6:], 16)
+        addresses[port.lease.ip] = port.lease.address
         for destination, gateway in port.lease.routes:
-            add(Route(destination, MAIN_TABLE, metric, gateway))
+            add(Route(destination, MAIN_TABLE, own_metric, gateway))
 
     for vip in port.vips:
         metric = _METRIC + vip.table
         everywhere = _EVERYWHERE[vip.ip.version]
+
+        def add_default(table: int, vip: Vip = vip, metric: int = metric, everywhere: Subnet = everywhere) -> None:
+            if vip.gateway is not None:
+                add(Route(everywhere, table, metric, vip.gateway, onlink=vip.lasting))
+
         if keepalived_owns_vips:
             add(Route(vip.subnet, MAIN_TABLE, metric))
-            add(Route(everywhere, MAIN_TABLE, metric, vip.gateway))
+            add_default(MAIN_TABLE)
+            add_host_routes(vip.host_routes, MAIN_TABLE, _KEEPALIVEDS_TABLE)
             sysctls[f"net/ipv{vip.ip.version}/ip_nonlocal_bind"] = "1"
         elif vip.in_use:
-            addresses.add(vip.address)
-            add(Route(everywhere, MAIN_TABLE, metric, vip.gateway))
+            addresses.setdefault(vip.ip, vip.address)
+            if vip.lasting:
+                add(Route(vip.subnet, MAIN_TABLE, metric))
+            add_default(MAIN_TABLE)
             add(Route(vip.subnet, vip.table, metric, source=vip.ip))
-            add(Route(everywhere, vip.table, metric, vip.gateway))
+            add_default(vip.table)
+            add_host_routes(vip.host_routes, MAIN_TABLE, vip.table)
             rules.add(Rule(vip.ip, vip.table))
-            if vip.ip.version == 4:
-                # Else the kernel takes the others of the subnet away with the first.
-                sysctls[f"net/ipv4/conf/{port.name}/promote_secondaries"] = "1"
-    return Wanted(frozenset(addresses), frozenset(routes.values()), frozenset(rules), dhcp, sysctls)
+
+    gateways = {vip.gateway for vip in port.vips}
+    for fixed in port.fixed_ips:
+        addresses.setdefault(fixed.ip, fixed.address)
+        if port.vips and fixed.gateway is not None and fixed.gateway not in gateways:
+            everywhere = _EVERYWHERE[fixed.ip.version]
+            for table in _tables_without_default(port, fixed, keepalived_owns_vips=keepalived_owns_vips):
+                add(Route(everywhere, table, own_metric, fixed.gateway, onlink=True))
+        add_host_routes(fixed.host_routes, MAIN_TABLE)
+
+    if any(ip.version == 4 for ip in addresses):
+        # Else the kernel takes the others of the subnet away with the first.
+        sysctls[f"net/ipv4/conf/{port.name}/promote_secondaries"] = "1"
+    return Wanted(
+        addresses=frozenset(addresses.values()),
+        routes=frozenset(routes.values()),
+        rules=frozenset(rules),
+        optional=frozenset(optional),
+        dhcp=dhcp,
+        mtu=port.mtu,
+        sysctls=sysctls,
+    )
 
 
-def _network_sysctls(name: str) -> dict[str, str]:
-    """A member network gives its interface addresses of IPv6 by itself (RFC 4862), but no default route."""
-    base = f"net/ipv6/conf/{name}"
-    return {f"{base}/accept_ra": "2", f"{base}/autoconf": "1", f"{base}/accept_ra_defrtr": "0"}
+def _tables_without_default(port: Port, fixed: FixedIp, *, keepalived_owns_vips: bool) -> set[int]:
+    """The tables that a further address's gateway serves: the main one, and those of VIPs that have no gateway."""
+    if keepalived_owns_vips:
+        return {MAIN_TABLE}
+    alike = [vip for vip in port.vips if vip.in_use and vip.ip.version == fixed.ip.version]
+    return {MAIN_TABLE, *(vip.table for vip in alike if vip.gateway is None)}
+
+
+def _network_sysctls(port: Port) -> dict[str, str]:
+    """
+    An interface that was told no address gives itself addresses of IPv6 (RFC 4862), but no default route.
+
+    One whose addresses were told has those and no others.  An interface that v0.1 plugged for a VIP is left alone.
+    """
+    base = f"net/ipv6/conf/{port.name}"
+    if 6 in port.asks_for:
+        return {f"{base}/accept_ra": "2", f"{base}/autoconf": "1", f"{base}/accept_ra_defrtr": "0"}
+    if port.vrrp_ip is not None or port.fixed_ips:
+        return {f"{base}/accept_ra": "0", f"{base}/autoconf": "0"}
+    return {}
 
 
 def vip_for(request: VipRequest, ports: Iterable[Port]) -> Vip:

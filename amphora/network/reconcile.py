@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from amphora.network.plan import Found, Port, Wanted
 from amphora.network.state import Address, Link, Route, Snapshot
-from amphora.network.steps import Add, AwaitUsable, Change, MoveIn, Remove, Rename, SetUp, Step
+from amphora.network.steps import Add, AwaitUsable, Change, MoveIn, Remove, Rename, SetMtu, SetUp, Step
 
 T = TypeVar("T")
 
@@ -39,7 +39,8 @@ def reconcile(link: Link, port: Port, wanted: Wanted, snapshot: Snapshot) -> lis
         return address in port.ours or address.ip in wanted_ips
 
     gone = {address for address in there if superfluous(address)}
-    steps: list[Step] = [] if link.up else [SetUp(link)]
+    steps: list[Step] = [] if wanted.mtu in (None, link.mtu) else [SetMtu(link, wanted.mtu)]
+    steps += [] if link.up else [SetUp(link)]
     steps += [Remove(link, rule) for rule in _in_order(rules - wanted.rules)]
     steps += [Remove(link, route) for route in reversed(_routes_in_order(routes - wanted.routes))]
     steps += [Remove(link, address) for address in _in_order(gone)]

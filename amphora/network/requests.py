@@ -22,7 +22,7 @@ class VipRequest:
 
     ip: IP
     subnet: Subnet
-    gateway: IP
+    gateway: IP | None
     mac: str
 
 

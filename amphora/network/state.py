@@ -61,7 +61,8 @@ class Route:
     """
     A route through an interface: to what is on its link, or through a gateway.
 
-    `source` is the address that what leaves by it has where nobody chose another.
+    `source` is the address that what leaves by it has where nobody chose another.  `onlink`: the gateway is on the
+    link, whatever other routes say.
     """
 
     destination: Subnet
@@ -69,6 +70,7 @@ class Route:
     metric: int
     gateway: IP | None = None
     source: IP | None = None
+    onlink: bool = False
 
     def __str__(self) -> str:
         destination = "default" if self.destination.prefixlen == 0 else str(self.destination)
@@ -89,13 +91,18 @@ class Rule:
 
 @frozen
 class Link:
-    """An interface.  Its index and names are its namespace's; `mac` is as L{normalised_mac} has it, or empty."""
+    """
+    An interface.  Its index and names are its namespace's; `mac` is as L{normalised_mac} has it, or empty.
+
+    `mtu`: the octets of its largest packet.
+    """
 
     index: int
     name: str
     mac: str
     up: bool
     altnames: tuple[str, ...] = ()
+    mtu: int = 1500
 
 
 @frozen

@@ -41,6 +41,17 @@ class Rename:
 
 
 @frozen
+class SetMtu:
+    """Have a link take packets of another size."""
+
+    link: Link
+    mtu: int
+
+    def __str__(self) -> str:
+        return f"setting the MTU of {self.link.name} to {self.mtu}"
+
+
+@frozen
 class SetUp:
     """Bring a link up."""
 
@@ -93,8 +104,8 @@ class AwaitUsable:
         return f"waiting for {self.ip} on {self.link.name}"
 
 
-Change = MoveIn | Rename | SetUp | Add | Remove
-Undoing = MoveOut | Rename | SetDown | Add | Remove
+Change = MoveIn | Rename | SetMtu | SetUp | Add | Remove
+Undoing = MoveOut | Rename | SetMtu | SetDown | Add | Remove
 Step = Change | AwaitUsable
 
 
@@ -107,6 +118,7 @@ class StepFailed(Exception):
 
     def __init__(self, change: Change | Undoing, words: str, done: int) -> None:
         super().__init__(f"{change}: {words}")
+        self.change = change
         self.done = done
 
 
@@ -117,6 +129,8 @@ def undoing(change: Change) -> Undoing:
             return MoveOut(name, link)
         case Rename(link, name):
             return Rename(evolve(link, name=name), link.name)
+        case SetMtu(link, mtu):
+            return SetMtu(evolve(link, mtu=mtu), link.mtu)
         case SetUp(link):
             return SetDown(link)
         case Add(link, what):

@@ -23,10 +23,13 @@ from amphora.network.steps import (
     Remove,
     Rename,
     SetDown,
+    SetMtu,
     SetUp,
     StepFailed,
     Undoing,
 )
+
+_LARGEST_MTU = 65535
 
 
 @define(eq=False)
@@ -141,6 +144,10 @@ class FakeKernel:
             case Rename(link, name):
                 self._require_free(inside, name, link)
                 self._replace(link, name=name)
+            case SetMtu(link, mtu):
+                if mtu > _LARGEST_MTU:
+                    raise _Refused("mtu greater than device maximum")
+                self._replace(link, mtu=mtu)
             case SetUp(link):
                 self._replace(link, up=True)
             case SetDown(link):
@@ -211,8 +218,10 @@ class FakeKernel:
         subnets += [
             other.destination for index, other in self.inside.routes if index == link.index and not other.gateway
         ]
-        if route.gateway is not None and not any(route.gateway in subnet for subnet in subnets):
+        if route.gateway is not None and not route.onlink and not any(route.gateway in each for each in subnets):
             raise _Refused("Nexthop has invalid gateway" if version == 4 else "No route to host")
+        if any(found.address.ip == route.gateway for found in here):
+            raise _Refused("Nexthop has invalid gateway" if version == 4 else "Gateway can not be a local address")
         self.inside.routes.append((link.index, route))
 
 

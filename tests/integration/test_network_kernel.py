@@ -35,6 +35,14 @@ from tests.integration.support import count, requires, short_directory
 from tests.network.kernel_contract import OF_VIP, VIP, VIP6, KernelContract
 
 
+def await_usable(namespace: str) -> None:
+    """Wait until it was found out whether anybody else has the addresses in a namespace.  Blocks."""
+    deadline = time.monotonic() + PATIENCE
+    while any(found.tentative for found in look(namespace).addresses):
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.05)
+
+
 @requires("root", "ip", "ipv6")
 class LinuxKernelTests(KernelContract):
     """The contract that the stand-in of the unit tests fulfils as well."""
@@ -50,10 +58,7 @@ class LinuxKernelTests(KernelContract):
         return cable.mac
 
     def end_detection(self) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while any(found.tentative for found in self.kernel.look().addresses):
-            assert time.monotonic() < deadline
-            threading.Event().wait(0.05)
+        await_usable(self.namespace)
 
 
 del KernelContract
@@ -83,6 +88,16 @@ class NetlinkTests(KernelTestCase):
         ip("link", "property", "add", "dev", cable.name, "altname", f"{cable.name}x", "altname", f"{cable.name}y")
         link = self.plugged(cable, "eth2")
         self.assertEqual((f"{cable.name}x", f"{cable.name}y"), link.altnames)
+
+    def test_source(self) -> None:
+        """What leaves has the interface's own address of IPv6, though a VIP is nearer to where it goes."""
+        own, near = Address(ip_address("2001:db8::ffff:1"), 64), Address(ip_address("2001:db8::2"), 128)
+        carry_out(self.namespace, [Add(self.link, own), Add(self.link, near)])
+        await_usable(self.namespace)
+        (route,) = ip_json(self.namespace, "-6", "route", "get", "2001:db8::3")
+        self.assertEqual(str(own.ip), route["prefsrc"])
+        (route,) = ip_json(self.namespace, "-6", "route", "get", "2001:db8::3", "from", str(near.ip))
+        self.assertEqual(str(near.ip), route["from"])
 
     def test_index_taken(self) -> None:
         """A link whose index is another's in there gets a new one, and comes back all the same."""
@@ -216,7 +231,7 @@ class SysctlTests(KernelTestCase):
     def test_router_advertisement(self) -> None:
         """A member network's router gives its interface an address, but never a default route."""
         self.assertEqual(
-            [], apply_sysctls(self.namespace, wanted(Port("eth1", ""), keepalived_owns_vips=False).sysctls)
+            [], apply_sysctls(self.namespace, wanted(Port("eth1", self.link.mac), keepalived_owns_vips=False).sysctls)
         )
         other = new_cable(self, self.far)
         self.plugged(other, "eth2")

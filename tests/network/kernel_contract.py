@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
 
+from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from amphora.network.kernel import Kernel
@@ -18,6 +19,7 @@ from amphora.network.steps import (
     MoveOut,
     Remove,
     Rename,
+    SetMtu,
     SetUp,
     StepFailed,
     Undoing,
@@ -183,6 +185,40 @@ class KernelContract(SynchronousTestCase):
         )
         self.assertIn(OF_VIP, [found.address for found in self.kernel.look().addresses])
         self.assert_refused("No route to host", Add(link, OF_VIP6), Add(link, Route(ANYWHERE6, 254, 2048, FAR6)))
+
+    def test_gateway_on_link(self) -> None:
+        """A gateway that is said to be on the link needs no route that leads to it."""
+        link = self.moved_in("eth1")
+        self.kernel.carry_out([Add(link, OF_VIP), Add(link, OF_VIP6)])
+        self.end_detection()
+        things = (
+            Route(ANYWHERE, 254, 2048, FAR, onlink=True),
+            Route(ANYWHERE6, 254, 2048, FAR6, onlink=True),
+            Route(ANYWHERE, 1, 2048, GATEWAY, onlink=True),
+            Route(ANYWHERE6, 1, 2048, GATEWAY6, onlink=True),
+        )
+        self.assert_undone(link, [Add(link, thing) for thing in things])
+
+    def test_own_gateway(self) -> None:
+        """The link's own address is no gateway, wherever it is said to be."""
+        link = self.moved_in("eth1")
+        self.kernel.carry_out([Add(link, OF_VIP), Add(link, OF_VIP6)])
+        self.end_detection()
+        for words, route in (
+            ("Nexthop has invalid gateway", Route(ip_network("198.51.100.0/24"), 254, 2048, VIP, onlink=True)),
+            ("Gateway can not be a local address", Route(ip_network("2001:db8:9::/64"), 254, 2048, VIP6, onlink=True)),
+        ):
+            self.assert_refused(words, Add(link, route))
+
+    def test_mtu(self) -> None:
+        """A link that is up takes another MTU, refuses one beyond what it can, and what undoes it brings it back."""
+        link = self.moved_in("eth1")
+        change = SetMtu(link, 1400)
+        self.kernel.carry_out([change])
+        self.assertEqual(evolve(link, mtu=1400), self.found(link.mac).link)
+        self.assert_refused("mtu greater than device maximum", SetMtu(link, 100_000))
+        self.kernel.carry_out([undoing(change)])
+        self.assertEqual(link, self.found(link.mac).link)
 
     def test_without_an_address(self) -> None:
         """A gateway is reached by a route to its subnet as well, without any address of ours."""

@@ -11,18 +11,47 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from amphora.network.dhcp import Lease
-from amphora.network.plan import Found, Port, Sight, Vip, find, name_for, squatters, vip_for, wanted
+from amphora.network.plan import (
+    FixedIp,
+    Found,
+    HostRoute,
+    Port,
+    Sight,
+    Vip,
+    find,
+    name_for,
+    squatters,
+    vip_for,
+    wanted,
+)
 from amphora.network.requests import VipRequest
 from amphora.network.state import IP, Address, FoundAddress, Link, Route, Rule, Snapshot
 
 A, B, C = (f"02:00:00:00:00:0{number}" for number in "abc")
 SUBNET, SUBNET6, OTHER = ip_network("203.0.113.0/24"), ip_network("2001:db8::/64"), ip_network("198.51.100.0/24")
 GATEWAY, GATEWAY6, FAR = ip_address("203.0.113.1"), ip_address("2001:db8::1"), ip_address("198.51.100.1")
+NEXTHOP, FIXED_NEXTHOP = ip_address("203.0.113.9"), ip_address("192.0.2.9")
+OWN = Address(ip_address("203.0.113.5"), 24)
+OWN_METRIC = 0x100000A
 EVERYWHERE, EVERYWHERE6 = ip_network("0.0.0.0/0"), ip_network("::/0")
 VIP = Vip(ip_address("203.0.113.2"), SUBNET, GATEWAY, 1)
 SECOND = Vip(ip_address("203.0.113.3"), SUBNET, GATEWAY, 1)
 VIP6 = Vip(ip_address("2001:db8::2"), SUBNET6, GATEWAY6, 1)
 ELSEWHERE = Vip(ip_address("198.51.100.2"), OTHER, FAR, 2)
+
+LASTING = evolve(VIP, lasting=True, host_routes=(HostRoute(OTHER, NEXTHOP),))
+LASTING_PORT = Port("eth1", A, (LASTING,), vrrp_ip=OWN, mtu=1400)
+FIXED = FixedIp(
+    ip_address("192.0.2.7"),
+    ip_network("192.0.2.0/25"),
+    ip_address("192.0.2.1"),
+    (HostRoute(OTHER, FIXED_NEXTHOP),),
+)
+
+
+def _unless_told(sysctls: dict[str, str], name: str) -> str | None:
+    value = sysctls.get(f"net/ipv6/conf/{name}/accept_ra")
+    return None if value == "0" else value
 
 
 def request(vip: Vip, mac: str) -> VipRequest:
@@ -107,6 +136,97 @@ class WantedTests(SynchronousTestCase):
             self.assertEqual((expected, expected), (want.dhcp, lease.address in want.addresses))
             given = {Route(destination, 254, 0x100000A, gateway) for destination, gateway in routes}
             self.assertEqual(given if expected else set(), given & want.routes)
+
+    def test_vip_of_1_0(self) -> None:
+        """The interface has an address in the VIP's subnet, the VIP is nothing but itself; gateways are on the link."""
+        want = wanted(LASTING_PORT, keepalived_owns_vips=False)
+        self.assertEqual({OWN, Address(VIP.ip, 32)}, want.addresses)
+        self.assertEqual(
+            {
+                Route(SUBNET, 254, 2048),
+                Route(EVERYWHERE, 254, 2048, GATEWAY, onlink=True),
+                Route(SUBNET, 1, 2048, source=VIP.ip),
+                Route(EVERYWHERE, 1, 2048, GATEWAY, onlink=True),
+                Route(OTHER, 254, OWN_METRIC, NEXTHOP, onlink=True),
+                Route(OTHER, 1, OWN_METRIC, NEXTHOP, onlink=True),
+            },
+            want.routes,
+        )
+        self.assertEqual({route for route in want.routes if route.destination == OTHER}, want.optional)
+        self.assertEqual({Rule(VIP.ip, 1)}, want.rules)
+        self.assertEqual((1400, False), (want.mtu, want.dhcp))
+
+    def test_pair_of_1_0(self) -> None:
+        """Of a pair, both have their own address, and users' routes in the table that keepalived uses."""
+        want = wanted(LASTING_PORT, keepalived_owns_vips=True)
+        self.assertEqual(({OWN}, frozenset()), (want.addresses, want.rules))
+        self.assertEqual(
+            {
+                Route(SUBNET, 254, 2048),
+                Route(EVERYWHERE, 254, 2048, GATEWAY, onlink=True),
+                Route(OTHER, 254, OWN_METRIC, NEXTHOP, onlink=True),
+                Route(OTHER, 1, OWN_METRIC, NEXTHOP, onlink=True),
+            },
+            want.routes,
+        )
+        self.assertFalse(want.dhcp)
+
+    def test_no_gateway(self) -> None:
+        """A VIP without a gateway has no default route."""
+        vip = evolve(LASTING_PORT.vips[0], gateway=None)
+        for pair in (False, True):
+            want = wanted(evolve(LASTING_PORT, vips=(vip,)), keepalived_owns_vips=pair)
+            self.assertNotIn(EVERYWHERE, [route.destination for route in want.routes])
+
+    def test_asking(self) -> None:
+        """An interface that was told no address of its own asks for one, of the versions of its VIPs."""
+        lasting, lasting6 = evolve(VIP, lasting=True), evolve(VIP6, lasting=True)
+        for port, versions in (
+            (Port("eth1", A, (lasting,)), {4}),
+            (Port("eth1", A, (lasting6,)), {6}),
+            (Port("eth1", A, (lasting, lasting6)), {4, 6}),
+            (Port("eth1", A, (lasting, lasting6), vrrp_ip=OWN), set()),
+            (Port("eth1", A, (VIP, VIP6)), set()),
+            (Port("eth2", A), {4, 6}),
+            (Port("eth2", A, fixed_ips=(FIXED,)), set()),
+        ):
+            want = wanted(port, keepalived_owns_vips=False)
+            self.assertEqual(versions, port.asks_for)
+            self.assertEqual(4 in versions, want.dhcp)
+            self.assertEqual("2" if 6 in versions else None, _unless_told(want.sysctls, port.name))
+
+    def test_families(self) -> None:
+        """The IP versions that an interface carries are those of its addresses, and those it asks for."""
+        lasting, lasting6 = evolve(VIP, lasting=True), evolve(VIP6, lasting=True)
+        for port, versions in (
+            (Port("eth1", A, (lasting,), vrrp_ip=OWN), {4}),
+            (Port("eth1", A, (lasting, lasting6), vrrp_ip=OWN), {4, 6}),
+            (Port("eth1", A, (VIP6,), fixed_ips=(FIXED,)), {4, 6}),
+            (Port("eth2", A), {4, 6}),
+            (Port("eth2", A, fixed_ips=(FIXED,)), {4}),
+        ):
+            self.assertEqual(versions, port.families)
+
+    def test_fixed_ips(self) -> None:
+        """A network's interface has its addresses and users' routes, never a default route, and no others."""
+        want = wanted(Port("eth2", A, fixed_ips=(FIXED,)), keepalived_owns_vips=True)
+        self.assertEqual({Address(FIXED.ip, 25)}, want.addresses)
+        self.assertEqual({Route(OTHER, 254, OWN_METRIC, FIXED_NEXTHOP, onlink=True)}, want.routes)
+        self.assertEqual(want.routes, want.optional)
+        self.assertEqual("0", want.sysctls["net/ipv6/conf/eth2/accept_ra"])
+
+    def test_fixed_ips_beside_vip(self) -> None:
+        """A VIP's interface can have addresses of members' subnets; its own, told twice, it has once."""
+        again = FixedIp(OWN.ip, SUBNET, GATEWAY)
+        port = evolve(LASTING_PORT, fixed_ips=(again, FIXED))
+        default = Route(EVERYWHERE, 254, OWN_METRIC, FIXED.gateway, onlink=True)
+        for pair in (False, True):
+            before = wanted(LASTING_PORT, keepalived_owns_vips=pair)
+            want = wanted(port, keepalived_owns_vips=pair)
+            self.assertEqual({FIXED.address}, want.addresses - before.addresses)
+            self.assertEqual({default}, {route for route in want.routes - before.routes if route not in want.optional})
+        bare = evolve(port, fixed_ips=(FIXED,), vips=(evolve(LASTING_PORT.vips[0], gateway=None),))
+        self.assertIn(evolve(default, table=1), wanted(bare, keepalived_owns_vips=False).routes)
 
     def test_leases_of_one_route(self) -> None:
         """Interfaces that were given the same route have it each with a metric of its own, whatever they are called."""

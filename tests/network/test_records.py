@@ -8,12 +8,13 @@ from ipaddress import IPv4Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any, cast
 
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from amphora.network.dhcp import Lease
-from amphora.network.plan import Port, Vip, wanted
+from amphora.network.plan import FixedIp, HostRoute, Port, Vip, wanted
 from amphora.network.records import Records
 from amphora.network.state import Address
 from amphora.testing.fakes import full_disk
@@ -65,6 +66,8 @@ class RecordsTests(SynchronousTestCase):
                         "gateway": "203.0.113.1",
                         "table": 1,
                         "in_use": True,
+                        "lasting": False,
+                        "host_routes": [],
                     },
                     {
                         "ip_address": "2001:db8::2",
@@ -72,8 +75,13 @@ class RecordsTests(SynchronousTestCase):
                         "gateway": "2001:db8::1",
                         "table": 1,
                         "in_use": False,
+                        "lasting": False,
+                        "host_routes": [],
                     },
                 ],
+                "vrrp_ip": None,
+                "fixed_ips": [],
+                "is_sriov": False,
                 "addresses": [{"address": "203.0.113.2", "prefixlen": 24, "octavia_owned": True}],
                 "routes": [
                     {"dst": "0.0.0.0/0", "gateway": "203.0.113.1", "table": 1},
@@ -106,6 +114,43 @@ class RecordsTests(SynchronousTestCase):
         self.assertEqual(([port], []), (ports, problems))
         assert ports[0].lease is not None
         self.assertEqual(3600, ports[0].lease.seconds)
+
+    def test_round_of_1_0(self) -> None:
+        """All that the API 1.0 tells of an interface is loaded as it was saved, and told in Octavia's words."""
+        host_routes = (HostRoute(ip_network("198.51.100.0/24"), ip_address("203.0.113.9")),)
+        gateway = ip_address("192.0.2.1")
+        fixed = FixedIp(ip_address("192.0.2.7"), ip_network("192.0.2.0/25"), gateway, host_routes)
+        vip = evolve(VIP, gateway=None, lasting=True, host_routes=host_routes)
+        port = Port(
+            "eth1",
+            PORT.mac,
+            (vip,),
+            frozenset([vip.address, fixed.address]),
+            vrrp_ip=Address(ip_address("203.0.113.5"), 24),
+            fixed_ips=(fixed, evolve(fixed, ip=ip_address("192.0.2.8"), gateway=None, host_routes=())),
+            mtu=1400,
+            is_sriov=True,
+        )
+        self.save(port)
+        self.assertEqual(([port], []), self.records.load())
+        told = json.loads((self.directory / "eth1.json").read_bytes())
+        self.assertEqual((1400, True), (told["mtu"], told["is_sriov"]))
+        self.assertIn({"address": "203.0.113.2", "prefixlen": 32, "octavia_owned": True}, told["addresses"])
+        self.assertIn(
+            {"dst": "198.51.100.0/24", "gateway": "203.0.113.9", "flags": ["onlink"], "table": 1}, told["routes"]
+        )
+
+    def test_before_1_0(self) -> None:
+        """A record that knows nothing of the API 1.0 is loaded: its VIP goes with the last listener."""
+        self.save(PORT)
+        path = self.directory / "eth1.json"
+        record = json.loads(path.read_bytes())
+        for key in ("vrrp_ip", "fixed_ips", "is_sriov"):
+            del record[key]
+        for vip in record["vips"]:
+            del vip["lasting"], vip["host_routes"]
+        path.write_text(json.dumps(record))
+        self.assertEqual(([PORT], []), self.records.load())
 
     def test_unchanged(self) -> None:
         """A record that is there already is not written again: a full disk does not hinder a repeat."""
