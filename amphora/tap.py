@@ -209,7 +209,7 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
     )
     certificate = ServerCertificate(Path(settings.agent_server_cert), blocking, tls.renewal)
     v0_1 = V01(settings.amphora_id, instances, network, keepalived, topology, details, certificate)
-    v1_0 = V10(info)
+    v1_0 = V10(info, network, topology)
     api = AmphoraAPI(info, v0_1, v1_0)
     site = AmphoraSite(
         api.resource(),

@@ -6,8 +6,8 @@ from typing import Literal
 
 from attrs import frozen
 
-What = Literal["VIP", "Port"]
-"""What was to be plugged, in the specification's words."""
+What = Literal["VIP", "Port", "network", "vip"]
+"""What was to be plugged, in the words of the specification, and of the API 1.0 where these are others."""
 
 
 class NetworkError(Exception):
@@ -33,6 +33,27 @@ class InvalidPort(NetworkError):
     """The MAC address of a port cannot serve, or is missing."""
 
     reason: str
+
+
+@frozen
+class InvalidVrrpAddress(NetworkError):
+    """The own address of a VIP's interface cannot serve."""
+
+    reason: str
+
+
+@frozen
+class InvalidFixedIp(NetworkError):
+    """An address that a port should have for itself cannot serve."""
+
+    reason: str
+
+
+@frozen
+class InterfaceExists(NetworkError):
+    """All that was asked for is there already, and was verified."""
+
+    interface: str
 
 
 @frozen

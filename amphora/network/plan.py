@@ -21,8 +21,20 @@ from typing import Literal
 from attrs import evolve, field, frozen
 
 from amphora.network.dhcp import Lease
-from amphora.network.requests import VipRequest
-from amphora.network.state import IP, MAIN_TABLE, RESERVED_TABLES, Address, Link, Route, Rule, Snapshot, Subnet
+from amphora.network.requests import PortRequest, VipRequest
+from amphora.network.state import (
+    IP,
+    MAIN_TABLE,
+    RESERVED_TABLES,
+    Address,
+    FixedIp,
+    HostRoute,
+    Link,
+    Route,
+    Rule,
+    Snapshot,
+    Subnet,
+)
 
 Kind = Literal["vip", "backend"]
 
@@ -43,28 +55,6 @@ _KEEPALIVEDS_TABLE = 1
 """Where Octavia has keepalived put a pair's VIPs' routes."""
 
 _EVERYWHERE: dict[int, Subnet] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
-
-
-@frozen
-class HostRoute:
-    """A way to further hosts that a subnet tells those in it (a Neutron subnet's C{host_routes})."""
-
-    destination: Subnet
-    nexthop: IP
-
-
-@frozen
-class FixedIp:
-    """An address that an interface has for itself; `gateway` counts only on the interface of a VIP."""
-
-    ip: IP
-    subnet: Subnet
-    gateway: IP | None = None
-    host_routes: tuple[HostRoute, ...] = ()
-
-    @property
-    def address(self) -> Address:
-        return Address(self.ip, self.subnet.prefixlen)
 
 
 @frozen
@@ -130,8 +120,11 @@ class Port:
         ips = [vip.ip for vip in self.vips] + [fixed.ip for fixed in self.fixed_ips]
         return self.asks_for | {ip.version for ip in ips}
 
+    def vip(self, ip: IP) -> Vip | None:
+        return next((vip for vip in self.vips if vip.ip == ip), None)
+
     def has(self, ip: IP) -> bool:
-        return any(vip.ip == ip for vip in self.vips)
+        return self.vip(ip) is not None
 
     def with_vip(self, vip: Vip) -> Port:
         """Add a VIP, or put it in the place of what it was."""
@@ -143,8 +136,8 @@ class Port:
         """Have listeners use these of its VIPs, or no longer."""
         return evolve(self, vips=tuple(evolve(vip, in_use=in_use) if vip in vips else vip for vip in self.vips))
 
-    def without_vip(self, ip: IP) -> Port:
-        return evolve(self, vips=tuple(known for known in self.vips if known.ip != ip))
+    def without_vips(self, ips: Collection[IP]) -> Port:
+        return evolve(self, vips=tuple(known for known in self.vips if known.ip not in ips))
 
 
 @frozen
@@ -271,19 +264,43 @@ def _network_sysctls(port: Port) -> dict[str, str]:
 
 
 def vip_for(request: VipRequest, ports: Iterable[Port]) -> Vip:
-    """The VIP that a request asks for, with the lowest table that it can have."""
+    """
+    The VIP that a request asks for: as its interface has it, or else with the lowest table that it can have.
+
+    @param ports: All that is plugged, the request's interface included.
+    """
     taken: set[int] = set()
     for port in ports:
         for vip in port.vips:
-            shared = port.mac == request.mac and (
-                vip.ip == request.ip
-                or vip.ip.version != request.ip.version
-                or (vip.subnet, vip.gateway) == (request.subnet, request.gateway)
-            )
+            alike = (vip.subnet, vip.gateway) == (request.subnet, request.gateway)
+            if port.mac == request.mac and vip.ip == request.ip and alike:
+                return evolve(vip, in_use=True)
+            shared = port.mac == request.mac and (vip.ip == request.ip or vip.ip.version != request.ip.version or alike)
             if not shared:
                 taken.add(vip.table)
     table = next(number for number in count(1) if number not in taken and number not in RESERVED_TABLES)
     return Vip(request.ip, request.subnet, request.gateway, table)
+
+
+def as_asked(port: Port, request: PortRequest, others: Iterable[Port]) -> Port:
+    """
+    An interface as the API 1.0 asks for it; what a request says nothing of stays.
+
+    @param others: What else is plugged.
+    """
+    others = list(others)
+    changed = evolve(port, mtu=request.mtu, is_sriov=request.is_sriov)
+    if request.fixed_ips is not None:
+        changed = evolve(changed, fixed_ips=request.fixed_ips)
+    if not request.vips:
+        return changed
+    if request.all_vips:
+        asked = {each.ip for each in request.vips}
+        changed = evolve(changed, vips=tuple(vip for vip in port.vips if vip.ip in asked or not vip.lasting))
+    for each in request.vips:
+        vip = vip_for(each, [*others, changed])
+        changed = changed.with_vip(evolve(vip, lasting=True, host_routes=each.host_routes))
+    return evolve(changed, vrrp_ip=request.vrrp_ip)
 
 
 @frozen

@@ -7,11 +7,11 @@ differences and read again, until none is left.  Where that fails, all that was 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from attrs import define, evolve, field
+from attrs import define, evolve, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import deferLater
@@ -28,6 +28,7 @@ from amphora.network.dhcp_client import DhcpClient, Wire
 from amphora.network.errors import (
     AddressNotFound,
     BadAddress,
+    InterfaceExists,
     InterfaceNotFound,
     NetworkError,
     NetworkUnreadable,
@@ -38,8 +39,8 @@ from amphora.network.kernel import Kernel
 from amphora.network.plan import FIRST_NETWORK_NAME, FIRST_VIP_NAME, Found, Port, Sight, Vip, Wanted
 from amphora.network.reconcile import place, reconcile
 from amphora.network.records import Records
-from amphora.network.requests import VipRequest
-from amphora.network.state import Address, plain_ip
+from amphora.network.requests import PortRequest, VipRequest
+from amphora.network.state import IP, Address, Route, plain_ip
 from amphora.network.steps import Add, AwaitUsable, Change, Rename, Step, StepFailed, undoing
 
 PATIENCE = 45.0
@@ -62,6 +63,15 @@ Work = Callable[[], Coroutine[Deferred[Any], Any, T]]
 
 class Unsettled(Exception):
     """The network does not become what it should be; the text says why."""
+
+
+@frozen
+class Plugged:
+    """An interface that was plugged, as it had been asked for before, if it was, and as it is asked for now."""
+
+    interface: str
+    before: Port | None
+    asked: Port
 
 
 @define(eq=False)
@@ -90,6 +100,8 @@ class Network:
     Which interfaces are known to be there, by MAC address: a DHCP server is asked at no other, whose name may be
     somebody else's.
     """
+    _refused_routes: dict[str, frozenset[str]] = field(init=False, factory=dict)
+    """What the kernel says to users' routes, by MAC address."""
     _retry: IDelayedCall | None = field(init=False, default=None)
     _pause: float = field(init=False, default=FIRST_RETRY)
     _clients: dict[str, DhcpClient] = field(init=False, factory=dict)
@@ -131,31 +143,43 @@ class Network:
         """
 
         async def job() -> str:
-            found, sight = await self._find("VIP", request.mac)
-            known = self._ports
-            others = {port.mac: port for port in known.values() if port.mac != request.mac and port.has(request.ip)}
-            for port in others.values():
-                if plan.find(port.mac, sight, plugged=True) is not None:
-                    raise PlugFailed("VIP", f"{request.ip} is plugged on {port.name} ({port.mac})")
-            # The interface that had it is gone: what remains of it holds neither table nor name.
-            rests = [port.without_vip(request.ip) for port in others.values()]
-            self._ports = {
-                **{mac: port for mac, port in known.items() if mac not in others},
-                **{port.mac: port for port in rests if port.vips},
-            }
-            vip = plan.vip_for(request, self._ports.values())
-            try:
-                name = await self._plug("VIP", found, sight, FIRST_VIP_NAME, lambda port: port.with_vip(vip))
-            except Exception:
-                self._ports = known
-                for port in others.values():
-                    await self._record(port)
-                raise
-            for rest in rests:
-                await self._record(rest)
-            return name
+            def change(port: Port) -> Port:
+                return port.with_vip(plan.vip_for(request, self._ports.values()))
+
+            plugged = await self._plug_vips("VIP", request.mac, [request.ip], change)
+            return plugged.interface
 
         return self._run_job("VIP", job)
+
+    def plug_vips(self, request: PortRequest) -> Deferred[str]:
+        """
+        Give an interface the VIPs of a request of the API 1.0, and addresses of its own.
+
+        @return: The interface's name.
+        @raise InterfaceExists: if it had all that before; what was missing of it all the same is there now.
+        @raise InterfaceNotFound, PlugFailed: and nothing is changed.
+        """
+
+        async def job() -> str:
+            plugged = await self._plug_as_asked("VIP", request)
+            if plugged.before == plugged.asked:
+                raise InterfaceExists(plugged.interface)
+            return plugged.interface
+
+        return self._run_job("VIP", job)
+
+    def plug_port(self, request: PortRequest) -> Deferred[Plugged]:
+        """
+        Give an interface the addresses of a request of the API 1.0, which may be one that has VIPs.
+
+        @raise InterfaceNotFound, PlugFailed: and nothing is changed.
+        """
+        what: What = "vip" if request.vips else "network"
+
+        async def job() -> Plugged:
+            return await self._plug_as_asked(what, request)
+
+        return self._run_job(what, job)
 
     def plug_network(self, mac: str) -> Deferred[str]:
         """
@@ -166,7 +190,8 @@ class Network:
         """
 
         async def job() -> str:
-            return await self._plug("Port", *await self._find("Port", mac), FIRST_NETWORK_NAME, lambda port: port)
+            found, sight = await self._find("Port", mac)
+            return (await self._plug("Port", found, sight, FIRST_NETWORK_NAME, lambda port: port)).interface
 
         return self._run_job("Port", job)
 
@@ -220,7 +245,7 @@ class Network:
         """
         A listener that was bound to these is being deleted: a VIP that no other is bound to is taken away.
 
-        keepalived's are left to it.
+        keepalived's are left to it, and so are those that the API 1.0 plugged.
         """
         gone = list(binds)
 
@@ -231,7 +256,7 @@ class Network:
                 for vip in _bound(self._ports[mac], gone):
                     # Another listener may have come while the one before was taken away.
                     port = self._ports[mac]
-                    if vip.in_use and vip not in _bound(port, self._still_bound()):
+                    if vip.in_use and not vip.lasting and vip not in _bound(port, self._still_bound()):
                         await self._use(port, [vip], False)
 
         try:
@@ -390,7 +415,44 @@ class Network:
             else:
                 await deferLater(self._reactor, _POLL)
 
-    async def _plug(self, what: What, found: Found, sight: Sight, lowest: int, change: Callable[[Port], Port]) -> str:
+    async def _plug_as_asked(self, what: What, request: PortRequest) -> Plugged:
+        def change(port: Port) -> Port:
+            others = (other for other in self._ports.values() if other.mac != port.mac)
+            return plan.as_asked(port, request, others)
+
+        if request.vips:
+            return await self._plug_vips(what, request.mac, [vip.ip for vip in request.vips], change)
+        return await self._plug(what, *await self._find(what, request.mac), FIRST_NETWORK_NAME, change)
+
+    async def _plug_vips(self, what: What, mac: str, ips: Collection[IP], change: Callable[[Port], Port]) -> Plugged:
+        """Plug an interface that is to have these VIPs; no other that is there may have one of them."""
+        found, sight = await self._find(what, mac)
+        known = self._ports
+        others = {port.mac: port for port in known.values() if port.mac != mac and any(map(port.has, ips))}
+        for port in others.values():
+            if plan.find(port.mac, sight, plugged=True) is not None:
+                taken = ", ".join(str(ip) for ip in ips if port.has(ip))
+                raise PlugFailed(what, f"{taken} is plugged on {port.name} ({port.mac})")
+        # The interface that had it is gone: what remains of it holds neither table nor name.
+        rests = [port.without_vips(ips) for port in others.values()]
+        self._ports = {
+            **{other: port for other, port in known.items() if other not in others},
+            **{port.mac: port for port in rests if port.vips},
+        }
+        try:
+            plugged = await self._plug(what, found, sight, FIRST_VIP_NAME, change)
+        except Exception:
+            self._ports = known
+            for port in others.values():
+                await self._record(port)
+            raise
+        for rest in rests:
+            await self._record(rest)
+        return plugged
+
+    async def _plug(
+        self, what: What, found: Found, sight: Sight, lowest: int, change: Callable[[Port], Port]
+    ) -> Plugged:
         mac = found.link.mac
         before = self._ports.get(mac)
         name = plan.name_for(found, before, lowest, self._ports.values(), sight)
@@ -403,7 +465,7 @@ class Network:
             mac=mac,
             vips="".join(f", {vip.ip}" for vip in after.vips),
         )
-        return name
+        return Plugged(name, before, after)
 
     async def _change(self, before: Port | None, after: Port, what: What, *, tolerant: bool = False) -> None:
         """
@@ -497,6 +559,7 @@ class Network:
         @raise Unsettled, StepFailed, OSError: with the system's words.
         """
         tuned = False
+        refused: dict[Route, str] = {}
         deadline = self._reactor.seconds() + DETECTION
         for _ in range(_PASSES):
             sight = await self._blocking.run(self._kernel.look_around)
@@ -509,17 +572,31 @@ class Network:
                 for problem in await self._blocking.run(self._kernel.apply_sysctls, wanted.sysctls):
                     self._log.warn("{interface}: {problem}", interface=port.name, problem=problem)
             if not steps:
-                steps = reconcile(found.link, port, wanted, sight.inside)
+                possible = evolve(wanted, routes=wanted.routes - refused.keys())
+                steps = reconcile(found.link, port, possible, sight.inside)
             if not steps:
+                self._tell_refused(port, refused.values())
                 return
-            await self._carry_out(steps, done, problems, deadline)
+            await self._carry_out(steps, done, problems, deadline, wanted.optional, refused)
             if problems:
                 return
         raise Unsettled("the kernel takes it, and yet it does not last: " + "; ".join(str(step) for step in steps))
 
+    def _tell_refused(self, port: Port, reasons: Iterable[str]) -> None:
+        told, self._refused_routes[port.mac] = self._refused_routes.get(port.mac), frozenset(reasons)
+        for reason in sorted(self._refused_routes[port.mac] - (told or frozenset())):
+            self._log.warn("{interface}: a host route cannot be had: {reason}", interface=port.name, reason=reason)
+
     async def _carry_out(
-        self, steps: Sequence[Step], done: list[Change], problems: list[str] | None, deadline: float
+        self,
+        steps: Sequence[Step],
+        done: list[Change],
+        problems: list[str] | None,
+        deadline: float,
+        optional: Collection[Route],
+        refused: dict[Route, str],
     ) -> None:
+        """@param refused: Takes the `optional` routes that the kernel refuses, and its words."""
         left = list(steps)
         while left:
             changes: list[Change] = []
@@ -539,6 +616,10 @@ class Network:
             except StepFailed as error:
                 done += changes[: error.done]
                 del left[: error.done + 1]
+                match error.change:
+                    case Add(what=Route() as route) if route in optional:
+                        refused[route] = str(error)
+                        continue
                 if problems is None:
                     raise
                 problems.append(str(error))

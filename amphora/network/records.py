@@ -23,8 +23,18 @@ from attrs import frozen
 
 from amphora.files import remove_unfinished, replace_file, sync_directory
 from amphora.network.dhcp import Lease
-from amphora.network.plan import FixedIp, HostRoute, Port, Vip, Wanted
-from amphora.network.state import IP, MAIN_TABLE, RESERVED_TABLES, Address, Route, Rule, normalised_mac
+from amphora.network.plan import Port, Vip, Wanted
+from amphora.network.state import (
+    IP,
+    MAIN_TABLE,
+    RESERVED_TABLES,
+    Address,
+    FixedIp,
+    HostRoute,
+    Route,
+    Rule,
+    normalised_mac,
+)
 
 _MODE = 0o644
 

@@ -90,6 +90,28 @@ class Rule:
 
 
 @frozen
+class HostRoute:
+    """A way to further hosts that a subnet tells those in it (a Neutron subnet's C{host_routes})."""
+
+    destination: Subnet
+    nexthop: IP
+
+
+@frozen
+class FixedIp:
+    """An address that an interface has for itself; `gateway` counts only on the interface of a VIP."""
+
+    ip: IP
+    subnet: Subnet
+    gateway: IP | None = None
+    host_routes: tuple[HostRoute, ...] = ()
+
+    @property
+    def address(self) -> Address:
+        return Address(self.ip, self.subnet.prefixlen)
+
+
+@frozen
 class Link:
     """
     An interface.  Its index and names are its namespace's; `mac` is as L{normalised_mac} has it, or empty.

@@ -12,9 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from amphora.network.dhcp import Lease
 from amphora.network.plan import (
-    FixedIp,
     Found,
-    HostRoute,
     Port,
     Sight,
     Vip,
@@ -25,7 +23,7 @@ from amphora.network.plan import (
     wanted,
 )
 from amphora.network.requests import VipRequest
-from amphora.network.state import IP, Address, FoundAddress, Link, Route, Rule, Snapshot
+from amphora.network.state import IP, Address, FixedIp, FoundAddress, HostRoute, Link, Route, Rule, Snapshot
 
 A, B, C = (f"02:00:00:00:00:0{number}" for number in "abc")
 SUBNET, SUBNET6, OTHER = ip_network("203.0.113.0/24"), ip_network("2001:db8::/64"), ip_network("198.51.100.0/24")

@@ -18,6 +18,7 @@ from amphora.network.bind import Bind
 from amphora.network.errors import (
     AddressNotFound,
     BadAddress,
+    InterfaceExists,
     InterfaceNotFound,
     NetworkUnreadable,
     PlugFailed,
@@ -32,7 +33,13 @@ from amphora.network.plugging import (
     Network,
 )
 from amphora.network.records import Records
-from amphora.network.requests import VipRequest, read_vip_request
+from amphora.network.requests import (
+    PortRequest,
+    VipRequest,
+    read_network_request,
+    read_vip_request,
+    read_vips_request,
+)
 from amphora.network.state import Address, FoundAddress, Snapshot
 from amphora.network.steps import Add, MoveIn, Remove
 from amphora.testing.fake_dhcp import FakeDhcpServer
@@ -444,6 +451,278 @@ class FailureTests(NetworkTestCase):
         self.patch(self.kernel.inside, "rules", Forgetful())
         failure = self.failureResultOf(self.network.plug_vip(request(VIP, A)), PlugFailed)
         self.assertIn("does not last: adding rule from 203.0.113.2 to table 1 to eth1", failure.value.details)
+
+
+def wish_1_0(**changes: Any) -> PortRequest:
+    """A VIP, and an address of its interface's own."""
+    body = {"subnet_cidr": "203.0.113.0/24", "gateway": "203.0.113.1", "mac_address": A, "vrrp_ip": "203.0.113.5"}
+    return read_vips_request(str(VIP), {**body, **changes})
+
+
+def network_1_0(mac: str, *ips: str, vip: bool = False, **changes: Any) -> PortRequest:
+    """Addresses in a member's network, or such ones beside the VIP."""
+    fixed = [{"ip_address": ip, "subnet_cidr": "192.0.2.0/24"} for ip in ips]
+    of_vip = {"vip": str(VIP), "subnet_cidr": "203.0.113.0/24", "gateway": "203.0.113.1", "mac_address": mac}
+    info = {**of_vip, "vrrp_ip": "203.0.113.5", "additional_vips": []} if vip else None
+    return read_network_request({"mac_address": mac, "fixed_ips": fixed, "vip_net_info": info, **changes})
+
+
+def further(ip: str, subnet: str, gateway: str | None = None) -> dict[str, Any]:
+    """One of `additional_vips`."""
+    return {"ip_address": ip, "subnet_cidr": subnet, "gateway": gateway, "host_routes": []}
+
+
+class Of10TestCase(NetworkTestCase):
+    def plug_vips(self, wish: PortRequest) -> str:
+        """Plug VIPs; nobody else has them."""
+        plugging = self.network.plug_vips(wish)
+        self.settle()
+        return self.successResultOf(plugging)
+
+    def plug_port(self, wish: PortRequest) -> str:
+        """Plug a port, and tell its name; nobody else has its addresses."""
+        plugging = self.network.plug_port(wish)
+        self.settle()
+        return self.successResultOf(plugging).interface
+
+    def settle(self) -> None:
+        """Detection ends, as often as it begins."""
+        for _ in range(4):
+            self.kernel.end_detection()
+            self.clock.advance(0.1)
+
+    def assert_there(self, wish: PortRequest) -> None:
+        """The same is told to be there."""
+        plugging = self.network.plug_vips(wish)
+        self.settle()
+        self.failureResultOf(plugging, InterfaceExists)
+
+
+class VipsTests(Of10TestCase):
+    """Plug VIP of the API 1.0."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.kernel.new_link(A)
+
+    def test_both_versions(self) -> None:
+        """VIPs of both versions in one request, each nothing but itself beside the interface's own address."""
+        self.assertEqual("eth1", self.plug_vips(wish_1_0(additional_vips=[further(str(VIP6), "2001:db8::/64")])))
+        self.assertEqual({"203.0.113.5/24", "203.0.113.2/32", "2001:db8::2/128"}, self.addresses())
+        self.assertEqual([4, 6], sorted(rule.source.version for rule in self.kernel.inside.rules))
+
+    def test_repeat(self) -> None:
+        """What is there already is told so; what is missing of it all the same is brought about first."""
+        self.plug_vips(wish_1_0())
+        before = self.world()
+        self.assert_there(wish_1_0())
+        self.kernel.inside.rules.clear()
+        self.assert_there(wish_1_0())
+        self.assertEqual(before, self.world())
+
+    def test_repeat_fails(self) -> None:
+        """What is missing and cannot be brought about is an error, though the interface is there."""
+        self.plug_vips(wish_1_0())
+        self.kernel.inside.rules.clear()
+        self.kernel.refused = {"rule": "no"}
+        self.assertEqual("VIP", self.failureResultOf(self.network.plug_vips(wish_1_0()), PlugFailed).value.what)
+
+    def test_changed(self) -> None:
+        """Another request is brought about: VIPs come and go, as it tells of all of them."""
+        self.plug_vips(wish_1_0(additional_vips=[further(str(SECOND), "203.0.113.0/24", "203.0.113.1")]))
+        other = wish_1_0(additional_vips=[further(str(VIP6), "2001:db8::/64")], mtu=1400)
+        self.plug_vips(other)
+        self.assertEqual({"203.0.113.5/24", "203.0.113.2/32", "2001:db8::2/128"}, self.addresses())
+        self.assertEqual(1400, self.kernel.inside.link(A).mtu)
+        self.assert_there(other)
+        # An older controller knows of one VIP only.
+        self.plug_vips(wish_1_0())
+        self.assertIn("2001:db8::2/128", self.addresses())
+
+    def test_mtu(self) -> None:
+        """An MTU that the link cannot have is told in the kernel's words, and nothing is left of the plug (A12)."""
+        before = self.world()
+        failure = self.failureResultOf(self.network.plug_vips(wish_1_0(mtu=70_000)), PlugFailed)
+        self.assertEqual("setting the MTU of eth1 to 70000: mtu greater than device maximum", failure.value.details)
+        self.assertEqual(before, self.world())
+        self.plug_vips(wish_1_0(mtu=9000))
+        before = self.world()
+        self.failureResultOf(self.network.plug_vips(wish_1_0(mtu=70_000)), PlugFailed)
+        self.assertEqual(before, self.world())
+
+    def test_undone(self) -> None:
+        """Whichever step fails, all is as it was, the MTU as well."""
+        wish = wish_1_0(mtu=1400, additional_vips=[further(str(ELSEWHERE), "198.51.100.0/24", "198.51.100.1")])
+        for part in ("moving", "MTU", "bringing", "adding 203.0.113.5", "adding 198.51.100.2", "of table 2", "rule"):
+            before = self.world()
+            self.kernel.refused = {part: "no"}
+            self.failureResultOf(self.network.plug_vips(wish), PlugFailed)
+            self.kernel.refused = {}
+            self.assertEqual(before, self.world(), part)
+        self.plug_vips(wish)
+
+    def test_host_route_refused(self) -> None:
+        """A user's route that the kernel refuses is told once, and hinders nothing."""
+        routes = [
+            {"destination": "198.51.100.0/24", "nexthop": "203.0.113.5"},
+            {"destination": "10.0.0.0/8", "nexthop": "203.0.113.9"},
+        ]
+        wish = wish_1_0(host_routes=routes)
+        with capturedLogs() as events:
+            self.assertEqual("eth1", self.plug_vips(wish))
+            self.assert_there(wish)
+        told = [event["reason"] for event in events if "host route" in (event["log_format"] or "")]
+        self.assertEqual(
+            [
+                "adding route 198.51.100.0/24 via 203.0.113.5 of table 1 to eth1: Nexthop has invalid gateway",
+                "adding route 198.51.100.0/24 via 203.0.113.5 to eth1: Nexthop has invalid gateway",
+            ],
+            told,
+        )
+        (there,) = {str(route.destination) for _, route in self.kernel.inside.routes if route.metric > 1 << 24}
+        self.assertEqual("10.0.0.0/8", there)
+
+    def test_last_listener(self) -> None:
+        """A VIP of 1.0 stays when its last listener goes."""
+        self.plug_vips(wish_1_0())
+        before = self.world()
+        self.run_coroutine(self.network.give_up([Bind(str(VIP), 80)]))
+        self.assertEqual(before, self.world())
+
+    def test_both_apis(self) -> None:
+        """A VIP that v0.1 plugged is 1.0's once that asks for it, and stays so when v0.1 asks again."""
+        self.plugged(request(VIP, A))
+        self.plug_vips(wish_1_0())
+        self.assertEqual({"203.0.113.5/24", "203.0.113.2/32"}, self.addresses())
+        before = self.world()
+        self.plugged(request(VIP, A))
+        self.assertEqual(before, self.world())
+
+    def test_pair(self) -> None:
+        """Of a pair, the interface has its own address, and the VIP is neither given nor taken."""
+        self.pair = True
+        self.plug_vips(wish_1_0())
+        self.assertEqual({"203.0.113.5/24"}, self.addresses())
+        index = self.kernel.inside.link(A).index
+        self.kernel.inside.addresses.append(FoundAddress(index, Address(VIP, 32)))
+        self.assert_there(wish_1_0())
+        self.plug_port(network_1_0(A, "192.0.2.7", vip=True))
+        self.plug_port(network_1_0(A, "192.0.2.8", vip=True))
+        self.assertEqual({"203.0.113.5/24", "203.0.113.2/32", "192.0.2.8/24"}, self.addresses())
+
+    def test_handed_over(self) -> None:
+        """The VIP is handed to keepalived and back; the interface's own address stays all the time."""
+        self.plug_vips(wish_1_0())
+        before = self.world()
+        self.pair = True
+        self.successResultOf(self.network.topology_changed())
+        self.assertEqual(({"203.0.113.5/24"}, []), (self.addresses(), self.kernel.inside.rules))
+        self.pair = False
+        self.successResultOf(self.network.topology_changed())
+        self.assertEqual(before, self.world())
+
+    def test_no_own_address(self) -> None:
+        """Without an address of its own, the interface asks a DHCP server for one."""
+        self.server.silent = False
+        self.plug_vips(wish_1_0(vrrp_ip=None))
+        self.clock.advance(0.1)
+        self.clock.advance(0.1)
+        self.assertEqual({"203.0.113.2/32", "192.0.2.10/24"}, self.addresses())
+        self.assertEqual([], self.records.load()[1])
+
+    def test_reboot(self) -> None:
+        """After a reboot all is as it was."""
+        self.plug_vips(wish_1_0(mtu=1400, host_routes=[{"destination": "10.0.0.0/8", "nexthop": "203.0.113.9"}]))
+        self.plug_port(network_1_0(A, "192.0.2.7", vip=True, mtu=1300))
+
+        def shape() -> tuple[Any, ...]:
+            inside = self.kernel.inside
+            routes = frozenset(route for _, route in inside.routes)
+            return self.addresses(), routes, frozenset(inside.rules), inside.link(A).mtu, self.records.load()
+
+        before = shape()
+        self.reboot()
+        self.assertEqual(before, shape())
+
+    def test_elsewhere(self) -> None:
+        """A VIP that another interface has is refused, and told."""
+        self.plug_vips(wish_1_0())
+        self.kernel.new_link(B)
+        failure = self.failureResultOf(self.network.plug_vips(wish_1_0(mac_address=B)), PlugFailed)
+        self.assertEqual(f"203.0.113.2 is plugged on eth1 ({A})", failure.value.details)
+
+
+class PortTests(Of10TestCase):
+    """Plug network of the API 1.0."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.kernel.new_link(A)
+        self.kernel.new_link(B)
+
+    def test_addresses(self) -> None:
+        """An interface has what was told last, each address advertised; nothing that stays is ever touched (A9)."""
+        self.assertEqual("eth2", self.plug_port(network_1_0(B, "192.0.2.7", "192.0.2.8")))
+        self.assertEqual({"192.0.2.7/24", "192.0.2.8/24"}, self.addresses())
+        self.assertEqual({"192.0.2.7", "192.0.2.8"}, {str(ip) for _, ip in self.kernel.advertised})
+        del self.kernel.made[:]
+        self.assertEqual("eth2", self.plug_port(network_1_0(B, "192.0.2.8", "192.0.2.9")))
+        self.assertEqual({"192.0.2.8/24", "192.0.2.9/24"}, self.addresses())
+        self.assertEqual(
+            ["removing 192.0.2.7/24 from eth2", "adding 192.0.2.9/24 to eth2"], [str(each) for each in self.kernel.made]
+        )
+
+    def test_known(self) -> None:
+        """Who asks hears whether the interface was plugged before."""
+        for before in (False, True):
+            plugged = self.successResultOf(self.network.plug_port(network_1_0(B, "192.0.2.7")))
+            self.assertEqual(before, plugged.before is not None)
+
+    def test_addresses_go(self) -> None:
+        """Told none any more, the interface asks for one; told one again, it asks no more."""
+        self.server.silent = False
+        self.plug_port(network_1_0(B, "192.0.2.7"))
+        self.assertEqual([], self.server.heard)
+        self.plug_port(network_1_0(B))
+        self.settle()
+        self.assertEqual({"192.0.2.10/24"}, self.addresses())
+        self.plug_port(network_1_0(B, "192.0.2.7"))
+        self.assertEqual({"192.0.2.7/24"}, self.addresses())
+        self.assertTrue(all(wire.closed for wire in self.server.wires))
+
+    def test_vip_port(self) -> None:
+        """On a VIP's interface, addresses come beside the VIPs; those that are not told of again stay."""
+        second = further(str(SECOND), "203.0.113.0/24", "203.0.113.1")
+        self.plug_vips(wish_1_0(additional_vips=[second]))
+        vips = self.addresses()
+        # Octavia tells of the interface's own address among the others.
+        own = {"ip_address": "203.0.113.5", "subnet_cidr": "203.0.113.0/24", "gateway": "203.0.113.1"}
+        member = {"ip_address": "192.0.2.7", "subnet_cidr": "192.0.2.0/24", "gateway": "192.0.2.1"}
+        self.plug_port(network_1_0(A, vip=True, fixed_ips=[own, member]))
+        self.assertEqual(vips | {"192.0.2.7/24"}, self.addresses())
+        self.assert_there(wish_1_0(additional_vips=[second]))
+        self.plug_port(network_1_0(A, vip=True))
+        self.assertEqual(vips, self.addresses())
+
+    def test_vip_port_without_vip(self) -> None:
+        """A VIP is not lost for not being told of."""
+        self.plug_vips(wish_1_0())
+        self.plug_port(network_1_0(A, "192.0.2.7"))
+        self.assertEqual({"203.0.113.5/24", "203.0.113.2/32", "192.0.2.7/24"}, self.addresses())
+
+    def test_failures(self) -> None:
+        """What fails is told as what it was: a network's interface or a VIP's."""
+        self.kernel.refused = {"bringing": "no"}
+        for vip, what in ((False, "network"), (True, "vip")):
+            plugging = self.network.plug_port(network_1_0(A, "192.0.2.7", vip=vip))
+            self.assertEqual(what, self.failureResultOf(plugging, PlugFailed).value.what)
+
+    def test_missing(self) -> None:
+        """An interface that does not appear is told, after the machine was asked to look for it (E5)."""
+        plugging = self.network.plug_port(network_1_0(C, "192.0.2.7"))
+        self.clock.pump([0.1] * 20)
+        self.failureResultOf(plugging, InterfaceNotFound)
+        self.assertEqual(1, self.kernel.searches)
 
 
 class FullRecords(Records):

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from amphora.network.dhcp import Lease
-from amphora.network.plan import FixedIp, HostRoute, Port, Vip, wanted
+from amphora.network.plan import Port, Vip, wanted
 from amphora.network.records import Records
-from amphora.network.state import Address
+from amphora.network.state import Address, FixedIp, HostRoute
 from amphora.testing.fakes import full_disk
 from tests.integration.support import short_directory
 
