@@ -14,7 +14,7 @@ from amphora.network.advertise import Advertisement, advertise
 from amphora.network.plan import Sight
 from amphora.network.state import Snapshot
 from amphora.network.steps import Change, Undoing
-from amphora.network.sysctl import apply_sysctls
+from amphora.network.sysctl import apply_sysctls, raise_limits
 
 PCI_RESCAN = Path("/sys/bus/pci/rescan")
 
@@ -35,7 +35,11 @@ class Kernel(Protocol):
     def carry_out(self, changes: Sequence[Change | Undoing]) -> None:
         """Make changes, one after the other.  @raise StepFailed: at the first that is refused."""
 
-    def apply_sysctls(self, settings: Mapping[str, str]) -> list[str]: ...
+    def apply_sysctls(self, settings: Mapping[str, str]) -> list[str]:
+        """Make settings of the amphora's namespace."""
+
+    def raise_limits(self, limits: Mapping[str, int]) -> list[str]:
+        """Raise limits of the machine that are lower."""
 
     def advertise(self, advertisements: Iterable[Advertisement]) -> list[str]: ...
 
@@ -61,6 +65,9 @@ class LinuxKernel:
 
     def apply_sysctls(self, settings: Mapping[str, str]) -> list[str]:
         return apply_sysctls(self.namespace, settings)
+
+    def raise_limits(self, limits: Mapping[str, int]) -> list[str]:
+        return raise_limits(limits)
 
     def advertise(self, advertisements: Iterable[Advertisement]) -> list[str]:
         return advertise(self.namespace, advertisements)

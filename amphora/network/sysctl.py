@@ -1,4 +1,4 @@
-"""Kernel settings of a network namespace: files below C{/proc/sys/net}, as the thread that opens them sees them."""
+"""Kernel settings: files below C{/proc/sys}; of those in C{net}, a thread sees its network namespace's."""
 
 from __future__ import annotations
 
@@ -37,6 +37,27 @@ def apply_sysctls(namespace: str, settings: Mapping[str, str]) -> list[str]:
         return inside(namespace, apply)
     except OSError as error:
         return [f"the network namespace cannot be entered: {error.strerror}"]
+
+
+def raise_limits(limits: Mapping[str, int], root: Path = _ROOT) -> list[str]:
+    """
+    Raise what is lower, in our own namespace, and read it back.  Blocks.
+
+    @return: What stays lower, and why.
+    """
+    problems = []
+    for path, limit in limits.items():
+        file = root / path
+        try:
+            if int(_read(file)) < limit:
+                file.write_text(str(limit))
+                if (now := int(_read(file))) < limit:
+                    problems.append(f"{path} stays {now}, and should be {limit} at least")
+        except ValueError:
+            problems.append(f"{path} is no number")
+        except OSError as error:
+            problems.append(f"{path} cannot be set to {limit}: {error.strerror}")
+    return problems
 
 
 def _read(file: Path) -> str:

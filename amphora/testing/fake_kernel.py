@@ -76,6 +76,7 @@ class FakeKernel:
     """Words for changes that are refused, by a part of what the change says of itself."""
     unreadable: OSError | None = None
     sysctls: dict[str, str] = field(factory=dict)
+    limits: dict[str, int] = field(factory=dict)
     advertised: list[tuple[str, IP]] = field(factory=list)
     """Interface and address, as often as they were advertised."""
     problems: list[str] = field(factory=list)
@@ -120,6 +121,11 @@ class FakeKernel:
 
     def apply_sysctls(self, settings: Mapping[str, str]) -> list[str]:
         self.sysctls.update(settings)
+        return self.problems
+
+    def raise_limits(self, limits: Mapping[str, int]) -> list[str]:
+        for path, limit in limits.items():
+            self.limits[path] = max(limit, self.limits.get(path, 0))
         return self.problems
 
     def advertise(self, advertisements: Iterable[Advertisement]) -> list[str]:

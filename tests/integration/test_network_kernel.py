@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from amphora.network import lvs_settings
 from amphora.network.advertise import Advertisement, advertise, arp_frame, neighbour_advertisement
 from amphora.network.inside import inside
 from amphora.network.kernel import LinuxKernel
@@ -218,6 +219,15 @@ class SysctlTests(KernelTestCase):
         self.assertEqual("1", read_sysctl(self.namespace, "net/ipv4/conf/eth1/promote_secondaries"))
         (problem,) = apply_sysctls("no-such-namespace", settings)
         self.assertIn("No such file or directory", problem)
+
+    def test_lvs(self) -> None:
+        """What IPVS needs is set in the namespace alone; what is lacking without its module is told, and no more."""
+        outside = read_sysctl("", "net/ipv4/ip_forward")
+        problems = apply_sysctls(self.namespace, lvs_settings.SETTINGS)
+        self.assertEqual([], [problem for problem in problems if not problem.startswith("net/ipv4/vs/")])
+        for path in ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"):
+            self.assertEqual("1", read_sysctl(self.namespace, path))
+        self.assertEqual(outside, read_sysctl("", "net/ipv4/ip_forward"))
 
     def test_secondary_addresses(self) -> None:
         """An address of a subnet does not go with the first one, as it would without our setting."""
