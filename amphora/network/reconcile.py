@@ -39,25 +39,29 @@ def reconcile(link: Link, port: Port, wanted: Wanted, snapshot: Snapshot) -> lis
         return address in port.ours or address.ip in wanted_ips
 
     gone = {address for address in there if superfluous(address)}
+    # An address of IPv6 is there once, whatever its prefix.  All others go last: with its last one of IPv4, a link
+    # loses routes that nobody undoing this would know of.
+    first = {address for address in gone if address.ip in wanted_ips}
     steps: list[Step] = [] if wanted.mtu in (None, link.mtu) else [SetMtu(link, wanted.mtu)]
     steps += [] if link.up else [SetUp(link)]
     steps += [Remove(link, rule) for rule in _in_order(rules - wanted.rules)]
     steps += [Remove(link, route) for route in reversed(_routes_in_order(routes - wanted.routes))]
-    steps += [Remove(link, address) for address in _in_order(gone)]
+    steps += [Remove(link, address) for address in _in_order(first)]
     # IPv4 first: it does not wait.
     for version in (4, 6):
-        for address in _in_order(wanted.addresses):
-            if address.ip.version == version:
-                if address not in there or address in gone:
-                    steps.append(Add(link, address))
-                if version == 6 and not (address in there and there[address].usable):
-                    steps.append(AwaitUsable(link, address.ip))
+        addresses = [address for address in _in_order(wanted.addresses) if address.ip.version == version]
+        steps += [Add(link, address) for address in addresses if address not in there or address in gone]
+        if version == 6:
+            # Of all, it is found out at the same time.
+            waiting = [address for address in addresses if address not in there or not there[address].usable]
+            steps += [AwaitUsable(link, address.ip) for address in waiting]
         steps += [
             Add(link, route)
             for route in _routes_in_order(wanted.routes - routes)
             if route.destination.version == version
         ]
         steps += [Add(link, rule) for rule in _in_order(wanted.rules - rules) if rule.source.version == version]
+    steps += [Remove(link, address) for address in _in_order(gone - first)]
     return steps
 
 

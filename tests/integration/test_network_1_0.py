@@ -173,6 +173,18 @@ class PlugVipTests(Of10TestCase):
         (route,) = ip_json(self.namespace, "route", "get", "8.8.8.8")
         self.assertEqual(OWN, route["prefsrc"])
 
+    async def test_many(self) -> None:
+        """A dozen VIPs of IPv6 are there in the time that one takes; what leaves has the interface's own address."""
+        cable = self.cable()
+        how = {"subnet_cidr": "2001:db8::/64", "gateway": "2001:db8::1", "vrrp_ip": "2001:db8::ff"}
+        more = [further(f"2001:db8::{number:x}") for number in range(3, 14)]
+        status, answer = await self.vips(cable.mac, VIP6, **how, additional_vips=more)
+        self.assertEqual((202, 12), (status, answer["details"].count("2001:0db8:")))
+        self.assertEqual(13, len(self.addresses("eth1")))
+        (route,) = ip_json(self.namespace, "-6", "route", "get", "2001:db8:9::1")
+        self.assertEqual("2001:db8::ff", route["prefsrc"])
+        self.assertEqual(409, (await self.vips(cable.mac, VIP6, **how, additional_vips=more))[0])
+
     async def test_repeat(self) -> None:
         """What is there already is 409, after what was missing of it was brought about; what differs is done."""
         cable = self.cable()

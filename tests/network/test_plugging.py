@@ -669,7 +669,7 @@ class PortTests(Of10TestCase):
         self.assertEqual("eth2", self.plug_port(network_1_0(B, "192.0.2.8", "192.0.2.9")))
         self.assertEqual({"192.0.2.8/24", "192.0.2.9/24"}, self.addresses())
         self.assertEqual(
-            ["removing 192.0.2.7/24 from eth2", "adding 192.0.2.9/24 to eth2"], [str(each) for each in self.kernel.made]
+            ["adding 192.0.2.9/24 to eth2", "removing 192.0.2.7/24 from eth2"], [str(each) for each in self.kernel.made]
         )
 
     def test_known(self) -> None:

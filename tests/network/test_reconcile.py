@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from amphora.network.plan import Found, Port, Vip, Wanted, wanted
 from amphora.network.reconcile import place, reconcile
-from amphora.network.state import IP, Address, FoundAddress, Link, Route, Rule
+from amphora.network.state import IP, Address, FixedIp, FoundAddress, HostRoute, Link, Route, Rule
 from amphora.network.steps import Add, AwaitUsable, MoveIn, Remove, Rename, SetUp, Step
 from amphora.testing.fake_kernel import FakeKernel
 
@@ -20,6 +20,11 @@ VIP = Vip(ip_address("203.0.113.2"), ip_network("203.0.113.0/24"), ip_address("2
 SECOND = evolve(VIP, ip=ip_address("203.0.113.3"))
 VIP6 = Vip(ip_address("2001:db8::2"), ip_network("2001:db8::/64"), ip_address("2001:db8::1"), 1)
 ELSEWHERE = Vip(ip_address("198.51.100.2"), ip_network("198.51.100.0/24"), ip_address("198.51.100.1"), 2)
+
+OTHER_HOSTS = (HostRoute(ip_network("10.0.0.0/8"), ip_address("192.0.2.9")),)
+FIXED = FixedIp(ip_address("192.0.2.7"), ip_network("192.0.2.0/24"), ip_address("192.0.2.1"), OTHER_HOSTS)
+FIXED_TOO = evolve(FIXED, ip=ip_address("192.0.2.8"), gateway=None, host_routes=())
+FIXED6 = FixedIp(ip_address("2001:db8:2::7"), ip_network("2001:db8:2::/64"))
 
 
 class PlaceTests(SynchronousTestCase):
@@ -120,6 +125,28 @@ class ReconcileTests(SynchronousTestCase):
             self.settle(port, wanted(port, keepalived_owns_vips=False))
             self.assertEqual([vip.address], [found.address for found in self.kernel.look().addresses])
 
+    def test_address_changes(self) -> None:
+        """An address goes once the one that is wanted instead is there: routes would go with the last one."""
+        before, after = (Port("eth2", MAC, fixed_ips=(fixed,)) for fixed in (FIXED, FIXED_TOO))
+        want = wanted(before, keepalived_owns_vips=False)
+        self.settle(before, want)
+        got = self.steps(evolve(after, ours=want.addresses), wanted(after, keepalived_owns_vips=False))
+        (route,) = want.routes
+        self.assertEqual(
+            [Remove(self.link, route), Add(self.link, FIXED_TOO.address), Remove(self.link, FIXED.address)], got
+        )
+
+    def test_detection(self) -> None:
+        """Whether others have addresses of IPv6 is found out of all at the same time."""
+        vips = tuple(evolve(VIP6, ip=ip_address(f"2001:db8::{number}"), lasting=True) for number in range(2, 8))
+        port = Port("eth1", MAC, vips, vrrp_ip=Address(ip_address("2001:db8::ff"), 64))
+        kinds = [
+            type(step)
+            for step in self.steps(port, wanted(port, keepalived_owns_vips=False))
+            if isinstance(step, AwaitUsable) or (isinstance(step, Add) and isinstance(step.what, Address))
+        ]
+        self.assertEqual([Add] * 7 + [AwaitUsable] * 7, kinds)
+
     def test_duplicate(self) -> None:
         """A duplicate address is given anew, so that the kernel asks again; one that is being asked for is awaited."""
         port = Port("eth1", MAC, (VIP6,))
@@ -137,29 +164,35 @@ class ReconcileTests(SynchronousTestCase):
                 st.sets(st.sampled_from([VIP, SECOND, VIP6, ELSEWHERE])),
                 st.sampled_from([ip_address("203.0.113.1"), ip_address("203.0.113.9")]),
                 st.booleans(),
+                st.booleans(),
+                st.sets(st.sampled_from([FIXED, FIXED6, FIXED_TOO])),
             ),
             min_size=1,
             max_size=5,
         )
     )
-    def test_any_way(self, wishes: list[tuple[set[Vip], IP, bool]]) -> None:
+    def test_any_way(self, wishes: list[tuple[set[Vip], IP, bool, bool, set[FixedIp]]]) -> None:
         """From whatever was there to whatever is wanted: nothing is refused, it settles, and others' things stay."""
         self.setUp()
         index = self.link.index
-        foreign = FoundAddress(index, Address(ip_address("192.0.2.7"), 24))
+        foreign = FoundAddress(index, Address(ip_address("192.0.2.77"), 24))
         self.kernel.inside.addresses = [foreign]
         ours: frozenset[Address] = frozenset()
-        for vips, gateway, pair in wishes:
+        for vips, gateway, pair, lasting, fixed_ips in wishes:
             chosen = [
-                evolve(vip, gateway=gateway) if vip.subnet == VIP.subnet else vip for vip in sorted(vips, key=str)
+                evolve(vip, gateway=gateway if vip.subnet == VIP.subnet else vip.gateway, lasting=lasting)
+                for vip in sorted(vips, key=str)
             ]
             # VIPs that go away are in the record as those that are not in use.
             gone = [evolve(vip, in_use=False) for vip in (VIP, SECOND, VIP6, ELSEWHERE) if vip not in vips]
-            port = Port("eth1", MAC, (*chosen, *gone), ours)
+            own = Address(ip_address("203.0.113.5"), 24) if lasting else None
+            fixed = tuple(sorted(fixed_ips, key=str))
+            port = Port("eth1", MAC, (*chosen, *gone), ours, vrrp_ip=own, fixed_ips=fixed, mtu=1400 + lasting)
             want = wanted(port, keepalived_owns_vips=pair)
             self.settle(port, want)
             snapshot = self.kernel.look()
             self.assertEqual({foreign.address, *want.addresses}, {found.address for found in snapshot.addresses})
             self.assertEqual(want.routes, {route for _, route in snapshot.routes})
             self.assertEqual(want.rules, set(snapshot.rules))
+            self.assertEqual(want.mtu, self.kernel.inside.link(MAC).mtu)
             ours = want.addresses
