@@ -197,34 +197,35 @@ def wanted(port: Port, *, keepalived_owns_vips: bool) -> Wanted:
 
     for vip in port.vips:
         metric = _METRIC + vip.table
-        everywhere = _EVERYWHERE[vip.ip.version]
-
-        def add_default(table: int, vip: Vip = vip, metric: int = metric, everywhere: Subnet = everywhere) -> None:
-            if vip.gateway is not None:
-                add(Route(everywhere, table, metric, vip.gateway, onlink=vip.lasting))
-
         if keepalived_owns_vips:
             add(Route(vip.subnet, MAIN_TABLE, metric))
-            add_default(MAIN_TABLE)
-            add_host_routes(vip.host_routes, MAIN_TABLE, _KEEPALIVEDS_TABLE)
+            with_default, with_host_routes = [MAIN_TABLE], [MAIN_TABLE, _KEEPALIVEDS_TABLE]
             sysctls[f"net/ipv{vip.ip.version}/ip_nonlocal_bind"] = "1"
         elif vip.in_use:
             addresses.setdefault(vip.ip, vip.address)
             if vip.lasting:
                 add(Route(vip.subnet, MAIN_TABLE, metric))
-            add_default(MAIN_TABLE)
             add(Route(vip.subnet, vip.table, metric, source=vip.ip))
-            add_default(vip.table)
-            add_host_routes(vip.host_routes, MAIN_TABLE, vip.table)
+            with_default = with_host_routes = [MAIN_TABLE, vip.table]
             rules.add(Rule(vip.ip, vip.table))
+        else:
+            continue
+        if vip.gateway is not None:
+            for table in with_default:
+                add(Route(_EVERYWHERE[vip.ip.version], table, metric, vip.gateway, onlink=vip.lasting))
+        add_host_routes(vip.host_routes, *with_host_routes)
 
     gateways = {vip.gateway for vip in port.vips}
     for fixed in port.fixed_ips:
         addresses.setdefault(fixed.ip, fixed.address)
         if port.vips and fixed.gateway is not None and fixed.gateway not in gateways:
-            everywhere = _EVERYWHERE[fixed.ip.version]
-            for table in _tables_without_default(port, fixed, keepalived_owns_vips=keepalived_owns_vips):
-                add(Route(everywhere, table, own_metric, fixed.gateway, onlink=True))
+            tables = {MAIN_TABLE}
+            if not keepalived_owns_vips:
+                # Answers from a VIP that has no gateway of its own leave by this one.
+                alike = (vip for vip in port.vips if vip.in_use and vip.ip.version == fixed.ip.version)
+                tables |= {vip.table for vip in alike if vip.gateway is None}
+            for table in tables:
+                add(Route(_EVERYWHERE[fixed.ip.version], table, own_metric, fixed.gateway, onlink=True))
         add_host_routes(fixed.host_routes, MAIN_TABLE)
 
     if any(ip.version == 4 for ip in addresses):
@@ -239,14 +240,6 @@ def wanted(port: Port, *, keepalived_owns_vips: bool) -> Wanted:
         mtu=port.mtu,
         sysctls=sysctls,
     )
-
-
-def _tables_without_default(port: Port, fixed: FixedIp, *, keepalived_owns_vips: bool) -> set[int]:
-    """The tables that a further address's gateway serves: the main one, and those of VIPs that have no gateway."""
-    if keepalived_owns_vips:
-        return {MAIN_TABLE}
-    alike = [vip for vip in port.vips if vip.in_use and vip.ip.version == fixed.ip.version]
-    return {MAIN_TABLE, *(vip.table for vip in alike if vip.gateway is None)}
 
 
 def _network_sysctls(port: Port) -> dict[str, str]:

@@ -47,9 +47,9 @@ class PortRequest:
     """
     What the API 1.0 asks of an interface.
 
-    `all_vips`: a VIP of 1.0 that is not among `vips` is not wanted any more.  `vrrp_ip` counts where there are VIPs;
-    None for either it or `fixed_ips`, if these are empty: the network is asked for an address.  `fixed_ips` of None:
-    nothing is said of them.  `mtu` of None: the link keeps its own.
+    `all_vips`: a VIP of 1.0 that is not among `vips` is not wanted any more.  `vrrp_ip` counts where there are VIPs.
+    The network is asked for an address where that is None, or where there are no VIPs and `fixed_ips` is empty.
+    `fixed_ips` of None: nothing is said of them.  `mtu` of None: the link keeps its own.
     """
 
     mac: str
