@@ -109,7 +109,13 @@ class LifeTests(LoadBalancerTestCase):
 
     async def test_framework(self) -> None:
         """What no route answers is JSON in the words of both agents."""
-        for method, path, status in (("GET", f"/listeners/{new_id()}", 405), ("GET", "/nowhere", 404)):
+        for method, path, status in (
+            ("GET", f"/listeners/{new_id()}", 405),
+            ("GET", "/nowhere", 404),
+            ("GET", "", 404),
+            ("GET", "/", 404),
+            ("POST", "/info", 405),
+        ):
             answer = await self.call(method, path)
             self.assertEqual((status, status), (answer.status, answer.json["http_code"]))
             self.assertTrue(answer.json["error"].startswith(f"{status} "), answer.json)
