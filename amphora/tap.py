@@ -20,6 +20,7 @@ from twisted.python.usage import Options as UsageOptions
 from amphora.agent import Agent, IAgentReactor
 from amphora.api.channel import AmphoraSite, Limits
 from amphora.api.details import Details
+from amphora.api.details_1_0 import Details10
 from amphora.api.info import AmphoraInfo
 from amphora.api.root import AmphoraAPI
 from amphora.api.server import ApiService, IApiReactor
@@ -198,10 +199,11 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         read_machine=lambda haproxies: read_machine(haproxies, store.base_cert_dir),
     )
     info = AmphoraInfo(settings.amphora_id, HaproxyVersion(reactor, settings.haproxy_cmd).read)
+    packages = Packages(reactor, blocking)
     details = Details(
         info=info,
         meter=meter,
-        packages=Packages(reactor, blocking),
+        packages=packages,
         listeners=instances.ids,
         haproxies=instances.processes,
         heartbeat=heartbeats.report,
@@ -209,7 +211,18 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
     )
     certificate = ServerCertificate(Path(settings.agent_server_cert), blocking, tls.renewal)
     v0_1 = V01(settings.amphora_id, instances, network, keepalived, topology, details, certificate)
-    v1_0 = V10(info, network, topology)
+    details_1_0 = Details10(
+        info=info,
+        meter=meter,
+        packages=packages,
+        listeners=lambda: [listener.listener_id for listener in instances.listeners()],
+        haproxies=instances.processes,
+        lvs_listeners=lambda: [],
+        lvs_processes=lambda: 0,
+        heartbeat=heartbeats.report,
+        standing=lambda: topology.standing,
+    )
+    v1_0 = V10(details_1_0, instances, network, topology)
     api = AmphoraAPI(info, v0_1, v1_0)
     site = AmphoraSite(
         api.resource(),
@@ -232,7 +245,7 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         metrics,
         ApiService(reactor, site, tls, settings.bind_host, settings.bind_port),
         heartbeats,
-        Housekeeping(reactor, (instances.trim_logs, keepalived.trim_log)),
+        Housekeeping(reactor, (instances.trim_logs, instances.remove_orphans, keepalived.trim_log)),
     ]
 
     def changed() -> None:

@@ -9,6 +9,8 @@ from typing import Any
 from twisted.web.iweb import IRequest
 
 OK = {"message": "OK"}
+CONFIGURATION_VALID = "Configuration file is valid"
+"""What a start tells first."""
 SERVER = b"amphora-agent"
 
 
@@ -20,6 +22,11 @@ def encode_json(body: Any) -> bytes:
 def answer_json(request: IRequest, status: int, body: Any, headers: Mapping[str, str] | None = None) -> bytes:
     """Make a route's result of a JSON value."""
     return answer_bytes(request, status, encode_json(body), "application/json", headers)
+
+
+def etag(md5: str) -> dict[str, str]:
+    """The header that tells the sum of what was uploaded.  RFC 9110, 8.8.3, wants quotes."""
+    return {"ETag": f'"{md5}"'}
 
 
 def answer_bytes(

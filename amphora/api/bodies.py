@@ -26,7 +26,7 @@ from amphora.api.errors import ErrorAnswer, RequestRefused
 from amphora.blocking import BlockingCalls
 from amphora.loadbalancer.errors import StorageFailed
 
-_CONFIGURATION_PATH = re.compile(rb"/[^/]+/listeners/[^/]+/(?!certificates/)[^/]+/haproxy/?")
+_CONFIGURATION_PATH = re.compile(rb"/[^/]+/(?:listeners|loadbalancer)/[^/]+/(?!certificates/)[^/]+/haproxy/?")
 _HIGH_WATER = 256 * 1024
 """Bytes that may wait for the disk before the client is asked to wait."""
 

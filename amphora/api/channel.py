@@ -31,6 +31,7 @@ from zope.interface import implementer
 from amphora.api.answers import answer_json, encode_json
 from amphora.api.bodies import Body, SpoolDirectory, SpooledBody, is_configuration
 from amphora.api.errors import ErrorAnswer
+from amphora.api.errors_1_0 import edge_answer
 from amphora.blocking import BlockingCalls
 from amphora.repeats import RepeatGuard
 
@@ -142,7 +143,8 @@ class AmphoraRequest(Request):
         if problem is None:
             super().process()
         else:
-            self.write(answer_json(self, 400, ErrorAnswer(400, "Bad Request", problem).body))
+            answer = edge_answer(self.path, ErrorAnswer(400, "Bad Request", problem))
+            self.write(answer_json(self, answer.status, answer.body))
             self.finish()
 
 
@@ -322,6 +324,7 @@ class AmphoraChannel(HTTPChannel):
             # A stranger learns nothing else, whatever it did wrong beside.
             answer = UNAUTHORIZED
         self.site.refused(self, answer)
+        answer = edge_answer(getattr(self, "_path", b""), answer)
         body = encode_json(answer.body)
         head = (
             b"HTTP/1.1 %d %s\r\nServer: amphora-agent\r\nContent-Type: application/json\r\n"

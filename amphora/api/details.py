@@ -67,7 +67,7 @@ class Details:
             "cpu_count": machine.cpu_count,
             "haproxy_memory": machine.haproxies.memory,
             "haproxy_workers": {"running": machine.haproxies.workers, "old": machine.haproxies.old},
-            "heartbeat": _heartbeat(self._heartbeat()),
+            "heartbeat": tell_heartbeats(self._heartbeat()),
         }
 
 
@@ -79,7 +79,8 @@ def _rounded(figures: Mapping[str, float]) -> dict[str, float]:
     return {name: round(figure, 2) for name, figure in figures.items()}
 
 
-def _heartbeat(report: HeartbeatReport) -> dict[str, Any]:
+def tell_heartbeats(report: HeartbeatReport) -> dict[str, Any]:
+    """What became of the heartbeats, as all versions tell it."""
     return {
         "sent": report.sent,
         "bytes": report.size,

@@ -37,10 +37,16 @@ class ErrorAnswer:
     message: str
     details: str | None = None
     headers: dict[str, str] = field(factory=dict)
+    more: dict[str, Any] = field(factory=dict)
+    """What an API's version tells beside."""
 
     @property
-    def body(self) -> dict[str, str]:
-        return {"message": self.message} if self.details is None else {"message": self.message, "details": self.details}
+    def body(self) -> dict[str, Any]:
+        details = {} if self.details is None else {"details": self.details}
+        return {"message": self.message, **details, **self.more}
+
+
+UNFORESEEN = ErrorAnswer(500, "Internal Server Error")
 
 
 class RequestRefused(Exception):
@@ -70,6 +76,8 @@ def answer_for(error: Exception) -> ErrorAnswer | None:
             return ErrorAnswer(400, "Invalid request", "\n".join(error.problems))
         case TransitionInProgress():
             return ErrorAnswer(503, "Topology transition in progress")
+        case domain.NotRunning():
+            return _failed("stop", error.details)
         case domain.NoConfiguration():
             return _failed(error.action, f"No valid configuration was uploaded for {error.instance_id}")
         case domain.ActionFailed():
@@ -109,7 +117,11 @@ def _failed(action: str, details: str) -> ErrorAnswer:
     return ErrorAnswer(500, f"Error {_PARTICIPLES[action]} haproxy", details)
 
 
-def install_error_pages(app: Klein, answer_for: Callable[[Exception], ErrorAnswer | None] = answer_for) -> None:
+def install_error_pages(
+    app: Klein,
+    answer_for: Callable[[Exception], ErrorAnswer | None] = answer_for,
+    unforeseen: ErrorAnswer = UNFORESEEN,
+) -> None:
     """Let every route of an application answer its errors in this way."""
     handle: Callable[[Callable[..., Any]], Any] = app.handle_errors(Exception)
 
@@ -119,5 +131,5 @@ def install_error_pages(app: Klein, answer_for: Callable[[Exception], ErrorAnswe
         answer = answer_for(failure.value)
         if answer is None:
             _log.failure("An unforeseen error in {method} {path}", failure, method=request.method, path=request.path)
-            answer = ErrorAnswer(500, "Internal Server Error")
+            answer = unforeseen
         return answer_json(request, answer.status, answer.body, answer.headers)

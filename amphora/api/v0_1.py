@@ -14,12 +14,12 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
 from werkzeug.routing import BaseConverter
 
-from amphora.api.answers import OK, answer_bytes, answer_json
+from amphora.api.answers import CONFIGURATION_VALID, OK, answer_bytes, answer_json
 from amphora.api.bodies import body_bytes, body_file, body_object
 from amphora.api.details import Details
 from amphora.api.errors import ErrorAnswer, RequestRefused, install_error_pages
 from amphora.api.routing import new_app, uuid_in
-from amphora.loadbalancer.instance import ACTIONS, Action, InstanceStatus
+from amphora.loadbalancer.instance import ACTIONS, Action, Done, InstanceStatus
 from amphora.loadbalancer.instances import Instances
 from amphora.loadbalancer.stats import Backend
 from amphora.network.plugging import Network
@@ -101,8 +101,9 @@ class V01:
         """Specification: Start or Stop a listener.  The action is looked at first."""
         self._topology.require_rest()
         known_action = _action(action)
-        details = await self._instances.get(_listener_id(listener)).act(known_action)
-        return answer_json(request, 202, {**OK, "details": details})
+        listener_id = _listener_id(listener)
+        done = await self._instances.get(listener_id).act(known_action)
+        return answer_json(request, 202, {**OK, "details": _details(listener_id, done)})
 
     @app.route(_LISTENER, methods=["DELETE"])
     async def delete(self, request: IRequest, listener: str) -> bytes:
@@ -192,6 +193,15 @@ def _action(text: str) -> Action:
     if text not in ACTIONS:
         raise RequestRefused(ErrorAnswer(400, "Invalid Request", f"Unknown action: {text}"))
     return ACTIONS[text]
+
+
+def _details(listener_id: str, done: Done) -> str:
+    """The specification's lines that say what was done."""
+    if done.action == "stop":
+        return f"haproxy daemon for {listener_id} stopped"
+    participle = "started" if done.action == "start" else "reloaded"
+    lines = (CONFIGURATION_VALID, f"haproxy daemon for {listener_id} {participle} (pid {done.pid})", done.note)
+    return "\n".join(line for line in lines if line)
 
 
 def _listener_id(text: str) -> str:

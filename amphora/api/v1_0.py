@@ -1,26 +1,36 @@
 """
 The routes that today's Octavia controller calls: each reads its request, calls one method, and answers.
 
-A load balancer is an instance, each of its frontends a listener.
+A load balancer is an instance, each of its frontends a listener.  The controller repeats what it got no answer to:
+whatever is asked for twice is there, or gone, once.  What changes a load balancer is closed while the topology changes,
+which only happens where v0.1 is spoken as well: who asked for that change was promised it.
 """
 
 from __future__ import annotations
 
+import hashlib
 from typing import ClassVar
 
 from attrs import define
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
 
-from amphora.api.answers import OK, answer_json
-from amphora.api.bodies import body_object
-from amphora.api.errors import install_error_pages
-from amphora.api.errors_1_0 import answer_for_1_0
-from amphora.api.info import AmphoraInfo
-from amphora.api.routing import new_app
+from amphora.api.answers import CONFIGURATION_VALID, OK, answer_bytes, answer_json, etag
+from amphora.api.bodies import body_bytes, body_file, body_object
+from amphora.api.details_1_0 import API_VERSION, Details10
+from amphora.api.errors import ErrorAnswer, RequestRefused, install_error_pages
+from amphora.api.errors_1_0 import UNFORESEEN_1_0, answer_for_1_0
+from amphora.api.routing import new_app, uuid_in
+from amphora.loadbalancer.errors import NotRunning
+from amphora.loadbalancer.instance import ACTIONS, Action, Done, Status
+from amphora.loadbalancer.instances import Instances
 from amphora.network.plugging import Network
 from amphora.network.requests import read_network_request, read_vips_request
 from amphora.vrrp.topology import AmphoraTopology
+
+_CERTIFICATE = "/loadbalancer/<load_balancer>/certificates/<filename>"
+
+_STATUSES: dict[Status, str] = {"ACTIVE": "ACTIVE", "STOPPED": "OFFLINE", "ERROR": "ERROR"}
 
 
 @define(eq=False, slots=False)
@@ -28,10 +38,11 @@ class V10:
     """Octavia's API 1.0."""
 
     app = new_app()
-    install_error_pages(app, answer_for_1_0)
-    api_version: ClassVar[str] = "1.0"
+    install_error_pages(app, answer_for_1_0, UNFORESEEN_1_0)
+    api_version: ClassVar[str] = API_VERSION
 
-    _info: AmphoraInfo
+    _details: Details10
+    _instances: Instances
     _network: Network
     _topology: AmphoraTopology
 
@@ -44,9 +55,80 @@ class V10:
     @app.route("/info", methods=["GET"])
     async def info(self, request: IRequest) -> bytes:
         """What a controller asks for until a new amphora answers."""
-        return answer_json(request, 200, await self._info.tell(self.api_version))
+        return answer_json(request, 200, await self._details.info())
+
+    @app.route("/details", methods=["GET"])
+    async def details(self, request: IRequest) -> bytes:
+        """What a controller asks before it renders a haproxy configuration."""
+        return answer_json(request, 200, await self._details.details())
 
     # Load balancers and their listeners
+
+    @app.route("/loadbalancer/<amphora>/<load_balancer>/haproxy", methods=["PUT"])
+    async def upload(self, request: IRequest, amphora: str, load_balancer: str) -> bytes:
+        """Take a haproxy configuration; what runs goes on until it is told to reload."""
+        self._topology.require_rest()
+        load_balancer_id = _load_balancer_id(load_balancer)
+        amphora_id = uuid_in(amphora, "The amphora's id")
+        md5 = await self._instances.upload(load_balancer_id, amphora_id, await body_file(request))
+        return answer_json(request, 202, OK, etag(md5))
+
+    @app.route("/loadbalancer/<load_balancer>/haproxy", methods=["GET"])
+    async def configuration(self, request: IRequest, load_balancer: str) -> bytes:
+        """The haproxy configuration, as it was uploaded."""
+        content = await self._instances.get(_load_balancer_id(load_balancer)).configuration()
+        md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        return answer_bytes(request, 200, content, "text/plain", etag(md5))
+
+    @app.route("/loadbalancer/<load_balancer>/<action>", methods=["PUT"])
+    async def act(self, request: IRequest, load_balancer: str, action: str) -> bytes:
+        """Start, stop or reload.  The action is looked at first."""
+        known_action = _action(action)
+        self._topology.require_rest()
+        load_balancer_id = _load_balancer_id(load_balancer)
+        try:
+            done = await self._instances.get(load_balancer_id).act(known_action)
+        except NotRunning:
+            # As it should not: whoever asks again, because the answer got lost, has what he wants.
+            done = Done("stop")
+        return answer_json(request, 202, {**OK, "details": _words(load_balancer_id, done)})
+
+    @app.route("/listeners", methods=["GET"])
+    async def listeners(self, request: IRequest) -> bytes:
+        """How the listeners fare: those of a load balancer all alike."""
+        found = [
+            {"status": _STATUSES[status.status], "uuid": listener.listener_id, "type": listener.kind}
+            for status in await self._instances.statuses()
+            for listener in status.listeners
+        ]
+        return answer_json(request, 200, found)
+
+    @app.route("/listeners/<load_balancer>", methods=["DELETE"])
+    async def delete(self, request: IRequest, load_balancer: str) -> bytes:
+        """Take a load balancer away: it is gone also where there was none.  Its VIPs stay."""
+        self._topology.require_rest()
+        await self._instances.discard(_load_balancer_id(load_balancer))
+        return answer_json(request, 200, OK)
+
+    @app.route(_CERTIFICATE, methods=["PUT"])
+    async def put_certificate(self, request: IRequest, load_balancer: str, filename: str) -> bytes:
+        """Keep a file that a configuration will name, whatever it holds: it comes before the configuration."""
+        self._topology.require_rest()
+        await self._instances.put_file(_load_balancer_id(load_balancer), filename, body_bytes(request))
+        return answer_json(request, 200, OK)
+
+    @app.route(_CERTIFICATE, methods=["GET"])
+    async def certificate(self, request: IRequest, load_balancer: str, filename: str) -> bytes:
+        """By its sum a controller sees whether it has to bring the file."""
+        md5 = await self._instances.file_md5(_load_balancer_id(load_balancer), filename)
+        return answer_json(request, 200, {"md5sum": md5})
+
+    @app.route(_CERTIFICATE, methods=["DELETE"])
+    async def delete_certificate(self, request: IRequest, load_balancer: str, filename: str) -> bytes:
+        """Take such a file away: it is gone also where there was none."""
+        self._topology.require_rest()
+        await self._instances.discard_file(_load_balancer_id(load_balancer), filename)
+        return answer_json(request, 200, OK)
 
     # LVS listeners
 
@@ -73,3 +155,27 @@ class V10:
     # keepalived
 
     # The agent itself
+
+
+def _action(text: str) -> Action:
+    """@raise RequestRefused: 400 for all that is none, in whatever case."""
+    word = text.lower()
+    if word not in ACTIONS:
+        raise RequestRefused(ErrorAnswer(400, "Invalid Request", f"Unknown action: {text}"))
+    return ACTIONS[word]
+
+
+def _words(load_balancer_id: str, done: Done) -> str:
+    """What today's agent tells of what was done, spelled as it spells it."""
+    match done.action:
+        case "start":
+            words = f"{CONFIGURATION_VALID}\nhaproxy daemon for {load_balancer_id} started"
+        case "stop":
+            words = f"Listener {load_balancer_id} stoped"
+        case "reload":
+            words = f"Listener {load_balancer_id} reloaded"
+    return f"{words}\n{done.note}" if done.note else words
+
+
+def _load_balancer_id(text: str) -> str:
+    return uuid_in(text, "The load balancer's id")

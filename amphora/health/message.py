@@ -19,23 +19,19 @@ Everything here is a pure function.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypedDict
 
 from attrs import frozen
 
 from amphora.health.envelope import MAX_DATAGRAM, seal
+from amphora.loadbalancer.listeners import is_internal, listener_of
 from amphora.loadbalancer.sample import InstanceSample
 from amphora.loadbalancer.stats import Frontend, Stats
 from amphora.vrrp.standing import ALONE, Standing
 
 VERSION: Final = 3
 """Since version 3 of the message, its figures (all but `conns`) are what came since the last one."""
-
-_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-PROMETHEUS_PROXIES: Final = {"prometheus-exporter-internal-endpoint", "prometheus-exporter-internal"}
-"""The proxies that the controller adds for its metrics: nobody's listener, nobody's pool."""
 
 
 class ListenerStats(TypedDict):
@@ -105,9 +101,8 @@ def frontends_by_listener(instance_id: str, stats: Stats) -> dict[str, list[Fron
     """Sort an instance's frontends under the ids of the listeners that they are told as."""
     listeners: dict[str, list[Frontend]] = {}
     for frontend in stats.frontends:
-        if frontend.name not in PROMETHEUS_PROXIES:
-            listener_id = frontend.name if _UUID.fullmatch(frontend.name) else instance_id
-            listeners.setdefault(listener_id, []).append(frontend)
+        if not is_internal(frontend.name):
+            listeners.setdefault(listener_of(frontend.name, instance_id), []).append(frontend)
     return listeners
 
 
@@ -141,7 +136,7 @@ def build(
         for listener_id, some in frontends_by_listener(sample.instance_id, sample.stats).items():
             frontends.setdefault(listener_id, []).extend(some)
         for backend in sample.stats.backends:
-            if backend.name not in PROMETHEUS_PROXIES:
+            if not is_internal(backend.name):
                 key = backend.name if ":" in backend.name else f"{backend.name}:{sample.instance_id}"
                 pools[key] = Pool(status=backend.status, members=backend.members)
     return Message(

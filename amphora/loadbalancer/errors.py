@@ -46,6 +46,13 @@ class NoConfiguration(LoadBalancerError):
 
 
 @frozen
+class NotRunning(LoadBalancerError):
+    """What should be stopped does not run; `details` names the process that was looked for."""
+
+    details: str
+
+
+@frozen
 class ActionFailed(LoadBalancerError):
     """Starting, stopping or reloading haproxy failed; `details` has haproxy's own words where it said any."""
 

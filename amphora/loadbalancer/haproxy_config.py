@@ -83,13 +83,6 @@ class HaproxyConfig:
         """All that a haproxy listens on which is this peer."""
         return self.binds | frozenset((*(bind for name, bind in self.peers if name == peer), *self.other_binds))
 
-    @property
-    def listener_type(self) -> str:
-        """What the specification calls the listener's type; of several frontends the most special one's."""
-        if any(frontend.tls for frontend in self.frontends):
-            return "TERMINATED_HTTPS"
-        return "HTTP" if any(frontend.mode == "http" for frontend in self.frontends) else "TCP"
-
 
 @frozen
 class _Section:

@@ -1,4 +1,4 @@
-"""What has to be done from time to time for daemons that nobody asks anything of."""
+"""What has to be done from time to time, though nobody asks for it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ INTERVAL = 60.0
 
 
 class Housekeeping(Service):
-    """Keeps the logs of daemons that run for months without a reload within their bounds."""
+    """
+    Does every minute what keeps an agent that runs for months within bounds: daemons' logs, certificates that nobody
+    needs.
+    """
 
     _log = Logger()
 
-    def __init__(self, reactor: IReactorTime, trimming: Iterable[Callable[[], Awaitable[None]]]) -> None:
-        self._trimming = tuple(trimming)
+    def __init__(self, reactor: IReactorTime, chores: Iterable[Callable[[], Awaitable[None]]]) -> None:
+        self._chores = tuple(chores)
         self._loop = LoopingCall(self._round)
         self._loop.clock = reactor
 
@@ -36,10 +39,10 @@ class Housekeeping(Service):
         return Deferred.fromCoroutine(self._guarded_round())
 
     async def _guarded_round(self) -> None:
-        for trim in self._trimming:
+        for chore in self._chores:
             try:
-                await trim()
+                await chore()
             except OSError as error:
-                self._log.warn("a daemon's log cannot be kept short: {error}", error=error)
+                self._log.warn("housekeeping: {error}", error=error)
             except Exception:
-                self._log.failure("a daemon's log cannot be kept short")
+                self._log.failure("housekeeping failed")

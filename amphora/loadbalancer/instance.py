@@ -29,10 +29,12 @@ from amphora.jobs import JobQueue
 from amphora.loadbalancer import certificates, store
 from amphora.loadbalancer.errors import (
     ActionFailed,
+    CertificateNotFound,
     InstanceNotFound,
     InvalidConfiguration,
     LoadBalancerError,
     NoConfiguration,
+    NotRunning,
     StorageFailed,
 )
 from amphora.loadbalancer.final_logs import LogDestination
@@ -46,6 +48,7 @@ from amphora.loadbalancer.haproxy import (
     overlay_for,
 )
 from amphora.loadbalancer.haproxy_config import HaproxyConfig, parse_config
+from amphora.loadbalancer.listeners import Listener, listener_type, listeners_of
 from amphora.loadbalancer.sample import InstanceSample
 from amphora.loadbalancer.sockets import NoAnswer, ask
 from amphora.loadbalancer.stats import QUESTION, Stats, UnreadableStats, parse_stats
@@ -61,12 +64,25 @@ ACTIONS: dict[str, Action] = {"start": "start", "stop": "stop", "reload": "reloa
 Status = Literal["ACTIVE", "STOPPED", "ERROR"]
 
 STATS_TIMEOUT = 2.0
-CONFIGURATION_VALID = "Configuration file is valid"
 
 _KEPT_RUNS = "The configuration that ran before runs in its place"
 
 T = TypeVar("T")
 Work = Callable[[], Coroutine[Deferred[Any], Any, T]]
+
+
+@frozen
+class Done:
+    """
+    What was done with haproxy.
+
+    `action` is not always the one that was asked for: a reload of what does not run is a start.  `pid` is the master's,
+    None after a stop; `note` says what went wrong on the way.
+    """
+
+    action: Action
+    pid: int | None = None
+    note: str = ""
 
 
 @frozen
@@ -76,6 +92,7 @@ class InstanceStatus:
     instance_id: str
     status: Status
     listener_type: str
+    listeners: tuple[Listener, ...]
     stats: Stats | None
 
 
@@ -185,6 +202,11 @@ class Instance:
         return self._haproxy.process
 
     @property
+    def listeners(self) -> tuple[Listener, ...]:
+        """Those of the accepted configuration."""
+        return () if self._config is None else listeners_of(self.instance_id, self._config.frontends)
+
+    @property
     def binds(self) -> frozenset[Bind]:
         """The addresses that are meant for it, whether or not it runs."""
         if self._state.deleted:
@@ -228,8 +250,8 @@ class Instance:
             status = "ACTIVE"
         elif self._config is not None and not (self._state.should_run or self._state.deleted or self._haproxy.process):
             status = "STOPPED"
-        kind = "TCP" if self._config is None else self._config.listener_type
-        return InstanceStatus(self.instance_id, status, kind, stats)
+        frontends = () if self._config is None else self._config.frontends
+        return InstanceStatus(self.instance_id, status, listener_type(frontends), self.listeners, stats)
 
     async def sample(self, timeout: float) -> InstanceSample:
         """What a heartbeat tells of it, as far as its haproxy answers within so many seconds."""
@@ -269,23 +291,24 @@ class Instance:
 
     # What can be done
 
-    def upload(self, amphora_id: str, spooled: Path) -> Deferred[None]:
+    def upload(self, amphora_id: str, spooled: Path) -> Deferred[str]:
         """
         Take a new configuration, if haproxy finds it valid.  What runs goes on as it is.
 
         @param spooled: The upload, in a file of ours that is used up.
+        @return: The MD5 sum of its bytes, in hexadecimal.
         @raise InvalidConfiguration: with haproxy's words; everything stays as it was.
         """
         return self._run_job(lambda: self._upload(amphora_id, spooled))
 
-    def act(self, action: Action) -> Deferred[str]:
+    def act(self, action: Action) -> Deferred[Done]:
         """
         Start, stop or reload.
 
-        @return: The specification's lines that say what was done.
+        @raise NotRunning: for a stop of what does not run; that it should not is remembered all the same.
         @raise ActionFailed: with haproxy's words.
         """
-        work: dict[Action, Work[str]] = {"start": self._start, "stop": self._stop, "reload": self._reload}
+        work: dict[Action, Work[Done]] = {"start": self._start, "stop": self._stop, "reload": self._reload}
         return self._run_job(work[action])
 
     def save_server_state(self) -> Deferred[None]:
@@ -302,8 +325,34 @@ class Instance:
         return self._run_job(job)
 
     def delete(self) -> Deferred[None]:
-        """End it and take away all that there is of it."""
-        return self._run_job(self._delete)
+        """End it and take away all that there is of it, VIPs that only it was bound to among that."""
+
+        async def job() -> None:
+            self._require_existence()
+            await self._delete(vips_stay=False)
+
+        return self._run_job(job)
+
+    def discard(self) -> Deferred[None]:
+        """End it and take away whatever there is of it, if only certificates or nothing; VIPs stay."""
+
+        async def job() -> None:
+            if self.exists or await self._store("deletion", self._files.directory.exists):
+                await self._delete(vips_stay=True)
+            else:
+                await self._remove_certificates()
+
+        return self._run_job(job)
+
+    def discard_orphans(self) -> Deferred[bool]:
+        """Take away its certificates, if they are all that there is of it.  @return: Whether there were any."""
+
+        async def job() -> bool:
+            if self.exists or await self._store("deletion", self._files.directory.exists):
+                return False
+            return await self._remove_certificates()
+
+        return self._run_job(job)
 
     def put_certificate(self, filename: str, content: bytes) -> Deferred[None]:
         """@raise BadFilename, BadPEM, InstanceNotFound, StorageFailed: and nothing is changed."""
@@ -324,6 +373,41 @@ class Instance:
         async def job() -> T:
             self._require_existence()
             return await self._store("certificate", lambda: work(self._files.certificates, filename))
+
+        return self._run_job(job)
+
+    # The same for a controller that brings what a configuration names before the configuration: keys and certificates,
+    # lists of them, authorities' certificates and lists of revoked ones, all as it likes.
+
+    def put_file(self, filename: str, content: bytes) -> Deferred[None]:
+        """@raise BadFilename, StorageFailed: and nothing is changed."""
+
+        async def job() -> None:
+            certificates.check_filename(filename)
+            await self._keep_file(filename, content)
+
+        return self._run_job(job)
+
+    def file_md5(self, filename: str) -> Deferred[str]:
+        """@raise BadFilename, CertificateNotFound, StorageFailed: as they say."""
+
+        async def job() -> str:
+            certificates.check_filename(filename)
+            return await self._store(
+                "certificate", lambda: certificates.certificate_md5(self._files.certificates, filename)
+            )
+
+        return self._run_job(job)
+
+    def discard_file(self, filename: str) -> Deferred[None]:
+        """Take a file away, if it is there.  @raise BadFilename, StorageFailed: as they say."""
+
+        async def job() -> None:
+            certificates.check_filename(filename)
+            with suppress(CertificateNotFound):
+                await self._store(
+                    "certificate", lambda: certificates.delete_certificate(self._files.certificates, filename)
+                )
 
         return self._run_job(job)
 
@@ -358,16 +442,17 @@ class Instance:
 
     # The jobs
 
-    async def _upload(self, amphora_id: str, spooled: Path) -> None:
-        def stage() -> HaproxyConfig:
+    async def _upload(self, amphora_id: str, spooled: Path) -> str:
+        def stage() -> tuple[HaproxyConfig, str]:
             try:
-                config = parse_config(spooled.read_bytes())
+                content = spooled.read_bytes()
+                config = parse_config(content)
                 store.stage_configuration(self._files, spooled, self._overlay(config))
             finally:
                 spooled.unlink(missing_ok=True)
-            return config
+            return config, hashlib.md5(content, usedforsecurity=False).hexdigest()
 
-        config = await self._store("configuration", stage)
+        config, md5 = await self._store("configuration", stage)
         objection = self._objection(config)
         if objection is not None:
             await self._refuse()
@@ -396,10 +481,13 @@ class Instance:
             frontends=len(config.frontends),
             members=config.members,
         )
+        return md5
 
     def _objection(self, config: HaproxyConfig) -> str | None:
         """What is wrong with a configuration that haproxy itself would take; None where nothing is."""
-        if not config.frontends:
+        if not config.frontends and not config.stats_sockets:
+            # haproxy itself takes no configuration that gives it nothing to listen on: here only our own socket makes
+            # it take one.  That of a load balancer that is disabled has sockets, and no frontends.
             return "The configuration has no frontend or listen section"
         base = self._surroundings.base_path
         ours = (self._files.stats_socket, self._files.master_socket)
@@ -414,13 +502,13 @@ class Instance:
         await self._store("configuration", lambda: store.refuse_configuration(self._files, state))
         self._state = state
 
-    async def _start(self) -> str:
+    async def _start(self) -> Done:
         config = self._accepted("start")
         before = self._state
         await self._remember(evolve(before, should_run=True))
         process = self._haproxy.process
         if process is not None:
-            return self._done("started", process.pid)
+            return Done("start", process.pid)
         try:
             pid = await self._run(config)
         except HaproxyFailed as error:
@@ -434,9 +522,9 @@ class Instance:
             with suppress(StorageFailed):
                 await self._remember(before)
             raise
-        return self._done("started", pid)
+        return Done("start", pid)
 
-    async def _reload(self) -> str:
+    async def _reload(self) -> Done:
         config = self._accepted("reload")
         if self._haproxy.process is None:
             return await self._start()
@@ -457,7 +545,7 @@ class Instance:
         process = self._haproxy.process
         if process is None:
             raise ActionFailed("reload", "haproxy ended after it had reloaded")
-        return self._done("reloaded", process.pid)
+        return Done("reload", process.pid)
 
     def _tell_lingering(self, processes: Processes) -> None:
         # One has been replaced just now, and is let go when its figures were read.
@@ -473,7 +561,7 @@ class Instance:
                 age=int(max(worker.age for worker in old) // 60),
             )
 
-    async def _start_after_crash(self, config: HaproxyConfig, reason: str) -> str:
+    async def _start_after_crash(self, config: HaproxyConfig, reason: str) -> Done:
         """A reload has ended haproxy altogether: what it should have loaded is started, or else what ran before."""
         try:
             pid = await self._run(config)
@@ -482,9 +570,9 @@ class Instance:
                 raise ActionFailed("reload", f"{reason}\n{error}\n{_KEPT_RUNS}") from error
             self._restart_later()
             raise ActionFailed("reload", f"{reason}\n{error}") from error
-        return f"{self._done('started', pid)}\n{reason}"
+        return Done("start", pid, reason)
 
-    async def _stop(self) -> str:
+    async def _stop(self) -> Done:
         self._require_existence()
         self._restart.cancel()
         if self._running is not None:
@@ -499,13 +587,15 @@ class Instance:
         await self._expect_it(False)
         try:
             await self._haproxy.stop()
-        except (HaproxyFailed, HaproxyNotFound) as error:
+        except HaproxyFailed as error:
             raise ActionFailed("stop", str(error)) from error
+        except HaproxyNotFound as error:
+            raise (problem or NotRunning(str(error))) from error
         if problem is not None:
             raise problem
         self._log.info("{instance}: haproxy stopped", instance=self.instance_id)
         self._surroundings.changed()
-        return f"haproxy daemon for {self.instance_id} stopped"
+        return Done("stop")
 
     # Running, and going on to run
 
@@ -661,14 +751,14 @@ class Instance:
             if not await self._run_kept(error):
                 self._restart_later()
 
-    async def _delete(self) -> None:
-        self._require_existence()
+    async def _delete(self, *, vips_stay: bool) -> None:
         self._restart.cancel()
         # From here on the next agent would finish what we can not.  Where not even that can be written down, what
         # follows makes room.
+        state = evolve(self._state, should_run=False, deleted=True, vips_stay=vips_stay)
         with suppress(StorageFailed):
-            await self._remember(evolve(self._state, should_run=False, deleted=True))
-        self._state = evolve(self._state, should_run=False, deleted=True)
+            await self._remember(state)
+        self._state = state
         await self._expect_it(False)
         await self._finish_deletion()
 
@@ -679,7 +769,8 @@ class Instance:
                 await self._haproxy.stop()
         except HaproxyFailed as error:
             raise ActionFailed("stop", str(error)) from error
-        await self._surroundings.addresses.give_up(self._own_binds())
+        if not self._state.vips_stay:
+            await self._surroundings.addresses.give_up(self._own_binds())
         sockets = () if self._config is None else self._config.stats_sockets
 
         def remove() -> None:
@@ -692,11 +783,16 @@ class Instance:
         self._surroundings.changed()
         self._log.info("{instance}: deleted", instance=self.instance_id)
 
+    async def _remove_certificates(self) -> bool:
+        return await self._store("deletion", lambda: store.remove_certificates(self._files))
+
     async def _put_certificate(self, filename: str, content: bytes) -> None:
         self._require_existence()
+        await self._surroundings.blocking.run(check_pem, content)
+        await self._keep_file(filename, content)
 
+    async def _keep_file(self, filename: str, content: bytes) -> None:
         def write() -> None:
-            check_pem(content)
             if self._surroundings.require_memory_fs and not on_memory_file_system(self._files.certificates):
                 raise StorageFailed(
                     "certificate", f"{self._files.certificates.parent} is not on a memory file system (tmpfs or ramfs)"
@@ -866,9 +962,6 @@ class Instance:
 
     def _peer(self) -> str:
         return peer_name(self._state.amphora_id or self._surroundings.amphora_id)
-
-    def _done(self, participle: str, pid: int) -> str:
-        return f"{CONFIGURATION_VALID}\nhaproxy daemon for {self.instance_id} {participle} (pid {pid})"
 
     async def _remember(self, state: InstanceState) -> None:
         if state != self._state:

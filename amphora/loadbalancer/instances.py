@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from amphora import output
 from amphora.families import Family, find_families
 from amphora.loadbalancer.errors import InstanceNotFound, LoadBalancerError
 from amphora.loadbalancer.instance import Instance, InstanceStatus, Surroundings
+from amphora.loadbalancer.listeners import Listener
 from amphora.loadbalancer.sample import InstanceSample
 from amphora.loadbalancer.store import Store
 from amphora.network.bind import Bind
@@ -22,6 +24,8 @@ from amphora.process import ProcessIdentity
 T = TypeVar("T")
 
 _AT_ONCE = 32
+_ORPHANED = 24 * 3600.0
+"""Seconds that certificates may wait for their configuration."""
 _ANYTHING = Bind("::", 0)
 
 
@@ -40,6 +44,8 @@ class Instances:
     _known: dict[str, Instance] = field(init=False, factory=dict)
     _unread: set[str] = field(init=False, factory=set)
     """Those of which it is not known what they are."""
+    _orphans: dict[str, float] = field(init=False, factory=dict)
+    """Since when there are certificates without an instance."""
 
     async def adopt(self) -> None:
         """
@@ -96,18 +102,51 @@ class Instances:
         known = frozenset(bind for instance in self._known.values() for bind in instance.binds)
         return known | {_ANYTHING} if self._unread else known
 
-    async def upload(self, instance_id: str, amphora_id: str, spooled: Path) -> None:
+    async def upload(self, instance_id: str, amphora_id: str, spooled: Path) -> str:
         """
         Take a configuration for a new or a known instance.
 
+        @return: The MD5 sum of its bytes, in hexadecimal.
         @raise InvalidConfiguration, ActionFailed, StorageFailed: and what there was is as it was.
         """
-        await (self._known.get(instance_id) or self._make(instance_id)).upload(amphora_id, spooled)
+        md5 = await self._at(instance_id).upload(amphora_id, spooled)
         self._unread.discard(instance_id)
+        return md5
+
+    async def discard(self, instance_id: str) -> None:
+        """
+        Take away whatever there is of an instance, if only certificates or nothing; VIPs stay.
+
+        @raise ActionFailed, StorageFailed: if not all of it could be.
+        """
+        await self._at(instance_id).discard()
+        self._unread.discard(instance_id)
+
+    async def put_file(self, instance_id: str, filename: str, content: bytes) -> None:
+        """
+        Keep a file that a configuration names, or will: certificates of an instance that may not be there yet.
+
+        @raise BadFilename, StorageFailed: and nothing is changed.
+        """
+        self._orphans.pop(instance_id, None)
+        await self._at(instance_id).put_file(filename, content)
+
+    async def file_md5(self, instance_id: str, filename: str) -> str:
+        """@raise BadFilename, CertificateNotFound, StorageFailed: as they say."""
+        return await self._at(instance_id).file_md5(filename)
+
+    async def discard_file(self, instance_id: str, filename: str) -> None:
+        """Take a file away, if it is there.  @raise BadFilename, StorageFailed: as they say."""
+        await self._at(instance_id).discard_file(filename)
 
     def ids(self) -> list[str]:
         """All that were uploaded, in order."""
         return sorted(instance_id for instance_id, instance in self._known.items() if instance.exists)
+
+    def listeners(self) -> list[Listener]:
+        """The listeners of all accepted configurations, in the order of their ids."""
+        present = [instance for instance in self._known.values() if instance.exists]
+        return sorted(listener for instance in present for listener in instance.listeners)
 
     def processes(self) -> list[ProcessIdentity]:
         """The masters of the haproxies that run."""
@@ -142,6 +181,28 @@ class Instances:
         """Keep what haproxies wrote within bounds.  @raise OSError: as the system says."""
         for instance_id in list(self._known):
             await self._surroundings.blocking.run(output.trim, self._store.files(instance_id).log)
+
+    async def remove_orphans(self) -> None:
+        """
+        Take away certificates that have waited for a configuration for a day: nobody would ever ask for them again.
+
+        @raise OSError: if they cannot be looked for.
+        """
+        now = self._surroundings.reactor.seconds()
+        found = set(await self._surroundings.blocking.run(self._store.certificate_ids))
+        self._orphans = {each: self._orphans.get(each, now) for each in found - self._known.keys() - self._unread}
+        for instance_id in [each for each, since in self._orphans.items() if now - since >= _ORPHANED]:
+            # Those that cannot be removed, which is logged, are tried again in a day.
+            self._orphans[instance_id] = now
+            with suppress(LoadBalancerError):
+                if await self._at(instance_id).discard_orphans():
+                    self._log.warn(
+                        "{instance}: removed certificates that no configuration came for in a day", instance=instance_id
+                    )
+
+    def _at(self, instance_id: str) -> Instance:
+        """The instance of this id; a new one is forgotten when its job has made nothing of it."""
+        return self._known.get(instance_id) or self._make(instance_id)
 
     def _make(self, instance_id: str) -> Instance:
         def settled() -> None:

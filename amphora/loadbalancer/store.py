@@ -42,8 +42,8 @@ class InstanceState:
 
     `amphora_id` is the one that the last accepted upload named (haproxy's peer name comes from it);
     `should_run` is the controller's wish; `refused` tells that no upload was accepted yet; `deleted` that a
-    deletion has begun and only needs to be finished; `kept` that the upload does not come up, and what ran before
-    runs in its place.
+    deletion has begun and only needs to be finished, `vips_stay` that it leaves the VIPs alone; `kept` that the
+    upload does not come up, and what ran before runs in its place.
     """
 
     amphora_id: str = ""
@@ -51,6 +51,7 @@ class InstanceState:
     refused: bool = False
     deleted: bool = False
     kept: bool = False
+    vips_stay: bool = False
 
 
 @frozen
@@ -188,6 +189,10 @@ class Store:
                 found.append(entry)
         return found
 
+    def certificate_ids(self) -> list[str]:
+        """Every id of which there are certificates, whether or not there is an instance."""
+        return [entry for entry in sorted(os.listdir(self.base_cert_dir)) if UUID.fullmatch(entry)]
+
     def new_spool_file(self) -> tuple[int, Path]:
         """A new empty file to collect an upload in: its descriptor, open for writing, and its path."""
         handle, name = tempfile.mkstemp(dir=self.spool)
@@ -209,6 +214,7 @@ def load_state(files: InstanceFiles) -> InstanceState:
             refused=known["refused"] is True,
             deleted=known["deleted"] is True,
             kept=known.get("kept") is True,
+            vips_stay=known.get("vips_stay") is True,
         )
     return InstanceState(
         should_run=files.config.exists() and files.pid_file.exists(), refused=not files.config.exists()
@@ -385,9 +391,7 @@ def remove_instance(files: InstanceFiles, sockets: tuple[Path, ...]) -> None:
 
     @param sockets: what the configuration names; those outside of the base path are not ours to remove.
     """
-    if os.path.lexists(files.certificates):
-        _remove_tree(files.certificates)
-        sync_directory(files.certificates.parent)
+    remove_certificates(files)
     base = files.directory.parent.resolve()
     for path in (*sockets, files.directory.parent / f"{files.instance_id}.sock"):
         if path.parent.resolve().is_relative_to(base) and _is_abandoned_socket(path):
@@ -398,6 +402,15 @@ def remove_instance(files: InstanceFiles, sockets: tuple[Path, ...]) -> None:
                 _remove_tree(entry)
     _remove_tree(files.directory)
     sync_directory(files.directory.parent)
+
+
+def remove_certificates(files: InstanceFiles) -> bool:
+    """Take away all of an instance's certificates.  @return: Whether there were any."""
+    if not os.path.lexists(files.certificates):
+        return False
+    _remove_tree(files.certificates)
+    sync_directory(files.certificates.parent)
+    return True
 
 
 def _is_abandoned_socket(path: Path) -> bool:

@@ -32,10 +32,14 @@ SHORTEST: Final = 0.5
 
 @frozen
 class Figures:
-    """What the machine and its networks do; rates are those of the last thirty seconds, or of what there is of them."""
+    """
+    What the machine and its networks do; rates are those of the last thirty seconds, or of what there is of them, and
+    `newest` are the counters that they end with.
+    """
 
     cpu: CpuUsage
     networks: Mapping[str, Bandwidth]
+    newest: Sample
     machine: Machine
 
 
@@ -97,7 +101,9 @@ class Meter(Service):
                 await deferLater(self._reactor, SHORTEST)
                 await self._sample_if_due()
             machine = await self._blocking.run(self._read_machine, self._haproxies())
-            figures = Figures(self._window.cpu(), self._window.networks(), machine)
+            newest = self._window.newest
+            assert newest is not None
+            figures = Figures(self._window.cpu(), self._window.networks(), newest, machine)
             # Counted from the end: where a look takes long, those who waited for it do not each take another.
             self._figures = (self._reactor.seconds(), figures)
         return self._figures[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import psutil
 from attrs import frozen
@@ -12,6 +13,8 @@ from attrs import frozen
 from amphora.files import on_memory_file_system
 from amphora.process import ProcessIdentity
 from amphora.system.window import CpuTimes
+
+TUNED_PROFILES: Final = Path("/etc/tuned/active_profile")
 
 
 @frozen
@@ -61,7 +64,8 @@ class Machine:
     One look at the machine.
 
     `load` is of the last 1, 5 and 15 minutes; `agent_memory` is our own, in kilobytes; `certificates_in_memory` tells
-    whether tenants' keys are kept on a memory file system.
+    whether tenants' keys are kept on a memory file system; `tuned_profiles` are the names of those that TuneD has
+    applied, parted by blanks.
     """
 
     cpu_count: int
@@ -71,6 +75,7 @@ class Machine:
     haproxies: Haproxies
     agent_memory: int
     certificates_in_memory: bool
+    tuned_profiles: str = ""
 
 
 def read_machine(masters: Sequence[ProcessIdentity], certificates: Path) -> Machine:
@@ -89,7 +94,16 @@ def read_machine(masters: Sequence[ProcessIdentity], certificates: Path) -> Mach
         haproxies=read_haproxies(masters),
         agent_memory=ProcessIdentity.current().memory(),
         certificates_in_memory=on_memory_file_system(certificates),
+        tuned_profiles=read_tuned_profiles(TUNED_PROFILES),
     )
+
+
+def read_tuned_profiles(path: Path) -> str:
+    """What TuneD has written down there; nothing where it does not run, or its file cannot be read."""
+    try:
+        return path.read_text("utf-8", "replace").strip()
+    except OSError:
+        return ""
 
 
 def read_cpu_times() -> CpuTimes:

@@ -224,6 +224,46 @@ class SizeTests(ChannelTestCase):
         self.assertEqual([(b"/b", b"x" * 1000, BytesIO)], self.resource.seen)
 
 
+class Version10Tests(ChannelTestCase):
+    """Requests of the API 1.0: its client takes 408 and 413 for success."""
+
+    def assert_refused(self, answer: bytes, status: int, error: str) -> None:
+        body = json.loads(answer.partition(b"\r\n\r\n")[2])
+        self.assertTrue(answer.startswith(b"HTTP/1.1 %d " % status), answer)
+        self.assertEqual((status, error), (body["http_code"], body["error"]))
+        self.assertIn("message", body)
+
+    def test_too_large(self) -> None:
+        """A body that is too large is a 400."""
+        error = "400 Content Too Large: A body may have at most 1000 bytes here"
+        for path in (b"loadbalancer/x/certificates/a.pem", b"loadbalancer/x/y/haproxy"):
+            answer = self.exchange(b"PUT /1.0/" + path + b" HTTP/1.1\r\nContent-Length: 1001\r\n\r\n")
+            self.assert_refused(answer, 400, error)
+            self.assert_only_answer(answer, 400, "Content Too Large")
+
+    def test_too_slow(self) -> None:
+        """A body that does not come in time is a 503: the client may well send it again."""
+        channel, transport = self.connect()
+        channel.dataReceived(b"PUT /1.0/config HTTP/1.1\r\nContent-Length: 100\r\n\r\nx")
+        self.clock.advance(self.limits.body + 0.1)
+        self.assert_refused(transport.value(), 503, "503 Request Timeout: The request did not arrive in time")
+
+    def test_path(self) -> None:
+        """A path that hides a slash is refused in the same words, and the connection goes on."""
+        answer = self.exchange(b"GET /1.0/a%2fb HTTP/1.1\r\n\r\n")
+        self.assert_refused(answer, 400, "400 Bad Request: The path holds an encoded slash or NUL")
+
+    def test_malformed(self) -> None:
+        """What is malformed beyond its first line, too."""
+        answer = self.exchange(b"GET /1.0/info HTTP/1.1\r\nno colon\r\n\r\n")
+        self.assert_refused(answer, 400, "400 Bad Request: The request is not well-formed HTTP/1.1")
+
+    def test_stranger(self) -> None:
+        """A stranger hears 401 of any path."""
+        answer = self.exchange(b"GET /1.0/info HTTP/1.1\r\n\r\n", verified=False)
+        self.assert_refused(answer, 401, "401 Unauthorized")
+
+
 class MalformedTests(ChannelTestCase):
     def test_malformed(self) -> None:
         """What is not HTTP/1.1 is a 400 in JSON, and the end of the connection."""

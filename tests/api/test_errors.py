@@ -44,6 +44,7 @@ ANSWERS: tuple[tuple[Exception, int, dict[str, str]], ...] = (
         500,
         {"message": "Error starting haproxy", "details": f"No valid configuration was uploaded for {ID}"},
     ),
+    (domain.NotRunning("why"), 500, {"message": "Error stopping haproxy", "details": "why"}),
     (domain.ActionFailed("start", "why"), 500, {"message": "Error starting haproxy", "details": "why"}),
     (domain.ActionFailed("stop", "why"), 500, {"message": "Error stopping haproxy", "details": "why"}),
     (domain.ActionFailed("reload", "why"), 500, {"message": "Error reloading haproxy", "details": "why"}),

@@ -28,6 +28,7 @@ from twisted.trial.unittest import TestCase
 
 import amphora
 from amphora.client import AmphoraClient, Credentials
+from amphora.network.inside import inside
 from amphora.process import ProcessIdentity
 from amphora.testing.pki import ThrowAwayPKI
 from tests.integration.support import short_directory
@@ -236,6 +237,8 @@ class Member:
     port: int = field(factory=free_port)
     status: bytes = b"200 OK"
     """As in the status line, the reason phrase included."""
+    namespace: str = ""
+    """The network namespace whose loopback it listens on; empty for ours."""
     connections: set[_MemberProtocol] = field(init=False, factory=set)
     _listening: IListeningPort | None = field(init=False, default=None)
 
@@ -244,7 +247,10 @@ class Member:
 
         factory = Factory.forProtocol(lambda: _MemberProtocol(self))
         factory.noisy = False
-        self._listening = cast(Any, reactor).listenTCP(self.port, factory, interface="127.0.0.1")
+        with inside(self.namespace, lambda: socket.create_server(("127.0.0.1", self.port))) as listening:
+            listening.setblocking(False)
+            adopt = cast(Any, reactor).adoptStreamPort
+            self._listening = adopt(listening.fileno(), socket.AF_INET, factory)
 
     async def down(self) -> None:
         listening, self._listening = self._listening, None

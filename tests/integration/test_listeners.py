@@ -32,17 +32,16 @@ class _Answer:
         return json.loads(self.body)
 
 
-class RouteTestCase(AgentTestCase):
+class CallingTestCase(AgentTestCase):
     """Calls routes as the specification writes them."""
 
-    async def setUp(self) -> None:  # type: ignore[override]
-        super().setUp()
-        await self.agent.start()
+    version = "v0.1"
 
-    async def call(self, method: str, path: str, body: bytes | None = None) -> _Answer:
+    async def call(self, method: str, path: str, body: bytes | None = None, version: str = "") -> _Answer:
         """One request as the specification writes it, below the version."""
         length = b"" if body is None else b"Content-Length: %d\r\n" % len(body)
-        head = f"{method} /v0.1{path} HTTP/1.1\r\nHost: amphora\r\nConnection: close\r\n".encode()
+        version = version or self.version
+        head = f"{method} /{version}{path} HTTP/1.1\r\nHost: amphora\r\nConnection: close\r\n".encode()
         return _Answer(await self.raw_client().exchange(head + length + b"\r\n" + (body or b"")))
 
     async def assert_answer(self, method: str, path: str, status: int, body: object, send: bytes | None = None) -> None:
@@ -51,6 +50,14 @@ class RouteTestCase(AgentTestCase):
 
     def upload_path(self, listener_id: str) -> str:
         return f"/listeners/{AMPHORA_ID}/{listener_id}/haproxy"
+
+
+class RouteTestCase(CallingTestCase):
+    """The same, of an agent that has started."""
+
+    async def setUp(self) -> None:  # type: ignore[override]
+        super().setUp()
+        await self.agent.start()
 
 
 @requires("haproxy")

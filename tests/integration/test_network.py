@@ -563,6 +563,17 @@ class TrafficTests(NetworkTestCase):
         words = f"a VIP cannot be given back: eth1 ({self.vip_cable.mac}) is not there"
         self.assertEqual(("Error starting haproxy", words), (caught.exception.message, caught.exception.details))
 
+    async def test_last_load_balancer(self) -> None:
+        """A load balancer that today's controller deletes leaves its VIP where it is, after the agent's end as well."""
+        (load_balancer,) = await self.serving(VIP)
+        answer = await self.call("DELETE", f"/listeners/{load_balancer}", version="1.0")
+        self.assertEqual(200, answer.status)
+        self.assertEqual({VIP: 24}, self.addresses("eth1"))
+        self.assertEqual([], self.agent.all_haproxies())
+        await self.agent.end()
+        await self.agent.start()
+        self.assertEqual({VIP: 24}, self.addresses("eth1"))
+
     async def test_advertised_after_reload(self) -> None:
         """Each start and each reload tells the neighbours of the VIPs that are bound, without anybody waiting (A13)."""
         (listener,) = await self.serving(VIP)

@@ -181,6 +181,16 @@ vrrp_instance pair {{
             ("POST", "/plug/network/", json.dumps(plug).encode()),
         ):
             await self.assert_answer(method, path, 503, IN_TRANSITION, body)
+        balancer_1_0 = f"/loadbalancer/{balancer.listener_id}"
+        for method, path, body in (
+            ("PUT", f"/loadbalancer/{AMPHORA_ID}/{balancer.listener_id}/haproxy", balancer.config()),
+            ("PUT", f"{balancer_1_0}/reload", b""),
+            ("DELETE", listener, b""),
+            ("PUT", f"{balancer_1_0}/certificates/a.pem", b"x"),
+            ("DELETE", f"{balancer_1_0}/certificates/a.pem", b""),
+        ):
+            answer = await self.call(method, path, body, version="1.0")
+            self.assertEqual((503, IN_TRANSITION), (answer.status, answer.json), path)
         with self.assertRaises(InTransition):
             await self.client.delete(balancer.listener_id)
         self.assertEqual("TOPOLOGY-CHANGE", await self._status())

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from amphora.loadbalancer.haproxy_config import FrontendConfig, HaproxyConfig, parse_config
+from amphora.loadbalancer.listeners import listener_type
 from amphora.network.bind import Bind
 
 BALANCER = "7a1b2c3d-0000-4000-8000-000000000001"
@@ -83,7 +84,7 @@ class ParseConfigTests(SynchronousTestCase):
                 state_file=Path(f"/var/lib/octavia/{BALANCER}/servers-state"),
             ),
         )
-        self.assertEqual("TERMINATED_HTTPS", config.listener_type)
+        self.assertEqual("TERMINATED_HTTPS", listener_type(config.frontends))
 
     def test_binds(self) -> None:
         """Addresses are read in all the forms that name one literally; others are left out."""
@@ -141,7 +142,7 @@ class ParseConfigTests(SynchronousTestCase):
         """An empty configuration describes nothing."""
         for content in (b"", b"\n\n", b"# only a comment\n", b"\xff\xfe\x00"):
             self.assertEqual(HaproxyConfig(), parse_config(content))
-        self.assertEqual("TCP", HaproxyConfig().listener_type)
+        self.assertEqual("TCP", listener_type(HaproxyConfig().frontends))
 
     def test_listener_type(self) -> None:
         """Of several frontends the most special one gives the type."""
@@ -152,7 +153,7 @@ class ParseConfigTests(SynchronousTestCase):
             ("frontend a\n mode http\nfrontend b\n bind :1 ssl crt x\n", "TERMINATED_HTTPS"),
             ("backend a\n mode http\n", "TCP"),
         ):
-            self.assertEqual(kind, parse_config(text.encode()).listener_type, text)
+            self.assertEqual(kind, listener_type(parse_config(text.encode()).frontends), text)
 
     def test_modes(self) -> None:
         """A section's own mode counts, the last it names; else that of the defaults above it, which begin anew each."""

@@ -141,7 +141,10 @@ class StateTests(StoreTestCase):
 
     def test_remembered(self) -> None:
         """What is saved is loaded."""
-        for state in (InstanceState(), RUNNING, InstanceState(AMPHORA, False, True, True), InstanceState(kept=True)):
+        for state in (
+            *(InstanceState(), RUNNING, InstanceState(AMPHORA, False, True, True)),
+            *(InstanceState(kept=True), InstanceState(deleted=True, vips_stay=True)),
+        ):
             store.save_state(self.files, state)
             self.assertEqual(state, store.load_state(self.files))
             self.assertEqual(0o600, stat.S_IMODE(self.files.state.stat().st_mode))
@@ -436,6 +439,17 @@ class RemoveTests(StoreTestCase):
         self.assertFalse(named.exists() or octavia.exists())
         self.assertTrue(other.directory.exists() and other.certificates.exists())
         self.assertEqual([], self.store.instance_ids())
+
+    def test_certificates_alone(self) -> None:
+        """Certificates may be there without an instance, and go without it."""
+        self.assertFalse(store.remove_certificates(self.files))
+        self.assertEqual([], self.store.certificate_ids())
+        for files in (self.files, self.store.files(OTHER), self.store.files("something else")):
+            files.certificates.mkdir()
+            (files.certificates / "a.pem").touch()
+        self.assertEqual([ID, OTHER], self.store.certificate_ids())
+        self.assertTrue(store.remove_certificates(self.files))
+        self.assertEqual([OTHER], self.store.certificate_ids())
 
     def test_without_certificates(self) -> None:
         """An instance that had no certificates, whose directory even is not there, is removed all the same."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from twisted.trial.unittest import SynchronousTestCase
 
-from amphora.system.machine import Haproxies, Memory, parse_memory, read_haproxies
+from amphora.system.machine import Haproxies, Memory, parse_memory, read_haproxies, read_tuned_profiles
 
 MEMINFO = """\
 MemTotal:        4087402 kB
@@ -50,3 +52,20 @@ class HaproxiesTests(SynchronousTestCase):
     def test_none(self) -> None:
         """Where no haproxy runs, none takes memory."""
         self.assertEqual(Haproxies(0, 0, 0), read_haproxies([]))
+
+
+class TunedTests(SynchronousTestCase):
+    def test_profiles(self) -> None:
+        """The profiles are those of TuneD's file, whatever is in it; without one there are none."""
+        path = Path(self.mktemp())
+        self.assertEqual("", read_tuned_profiles(path))
+        for content, profiles in (
+            (b"virtual-guest amphora\n", "virtual-guest amphora"),
+            (b"", ""),
+            (b"\xff\n", "\ufffd"),
+        ):
+            path.write_bytes(content)
+            self.assertEqual(profiles, read_tuned_profiles(path))
+        path.unlink()
+        path.mkdir()
+        self.assertEqual("", read_tuned_profiles(path))
