@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 
 from amphora.blocking import BlockingCalls
 from amphora.files import on_memory_file_system
+from amphora.keepalived.process import IKeepalivedReactor
 from amphora.loadbalancer.haproxy import IHaproxyReactor
 from amphora.loadbalancer.instances import Instances
 from amphora.loadbalancer.notify import INotifyReactor, NotifySocket
@@ -20,7 +21,6 @@ from amphora.loadbalancer.store import BasePathTaken, Store
 from amphora.network.namespace import NamespaceUnusable, ensure_namespace
 from amphora.network.plugging import Network
 from amphora.vrrp.check_scripts import CheckScripts
-from amphora.vrrp.daemon import IKeepalivedReactor
 from amphora.vrrp.keepalived import Keepalived
 from amphora.vrrp.topology import AmphoraTopology
 

@@ -21,7 +21,7 @@ from twisted.logger import Logger
 
 from amphora.blocking import BlockingCalls
 from amphora.files import remove_unfinished, replace_file
-from amphora.vrrp.store import make_open_directory
+from amphora.keepalived.files import make_open_directory
 
 CHECK_SCRIPT = "check_script.sh"
 HAPROXY_CHECK_SCRIPT = "haproxy_check_script.sh"
