@@ -18,6 +18,7 @@ from werkzeug.exceptions import HTTPException, NotFound
 
 from amphora.api.errors import UNFORESEEN, ErrorAnswer, answer_for
 from amphora.loadbalancer import errors as domain
+from amphora.lvs import errors as lvs
 
 _KNOWN_CODES: Final = frozenset({400, 401, 403, 404, 405, 409, 500, 503})
 _OTHER_CODES: Final = {408: 503}
@@ -36,6 +37,18 @@ def answer_for_1_0(error: Exception) -> ErrorAnswer | None:
             return ErrorAnswer(404, "Certificate Not Found", f"No certificate with filename: {error.filename}")
         case NotFound():
             return framework_answer(ErrorAnswer(404, "Not Found", "The API 1.0 has nothing at this path"))
+        case lvs.LvsListenerNotFound():
+            return ErrorAnswer(404, "UDP Listener Not Found", f"No UDP listener with UUID: {error.listener_id}")
+        case lvs.LvsConfigurationRefused():
+            return ErrorAnswer(400, "Invalid request", error.reason)
+        case lvs.LvsConfigurationNotStored():
+            return ErrorAnswer(500, "Error storing keepalivedlvs configuration", error.reason)
+        case lvs.LvsActionFailed(action="delete"):
+            return ErrorAnswer(500, "Error stopping keepalivedlvs", error.details)
+        case lvs.LvsActionFailed():
+            return ErrorAnswer(
+                500, f"Failed to {error.action} keepalivedlvs listener {error.listener_id}", error.details
+            )
     answer = answer_for(error)
     if answer is None:
         return None
