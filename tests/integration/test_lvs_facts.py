@@ -9,8 +9,9 @@ from pathlib import Path
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
-from amphora.lvs.store import LvsProgram
-from amphora.process import ProcessIdentity
+from amphora.keepalived.verdict import objection
+from amphora.lvs.store import LvsFiles, LvsProgram
+from amphora.process import CommandResult, ProcessIdentity
 from tests.integration.harness import wait_until
 from tests.integration.lvs import EVERYTHING_FOR_LVS, KEEPALIVED, LvsText, start_plainly, with_fake_ipvs
 from tests.integration.networks import new_namespace
@@ -108,6 +109,15 @@ class LvsFactTests(TestCase):
             code, output = self.judge(good.replace(old, new))
             self.assertEqual(5, code, output)
             self.assertIn(words, output)
+
+    def test_octavias_configurations(self) -> None:
+        """Everything that Octavia's own templates make is good: UDP and SCTP, both families, checked or not."""
+        configurations = sorted((Path(__file__).parent.parent / "lvs" / "configurations").glob("*.conf"))
+        files = LvsFiles.of(self.directory, self.listener.listener_id)
+        for path in configurations:
+            result = CommandResult(*self.judge(files.as_given(path.read_bytes())))
+            self.assertIsNone(objection(result, files), path.name)
+        self.assertGreater(len(configurations), 10)
 
     async def test_namespace_in_the_file(self) -> None:
         """A `net_namespace` that is not there ends keepalived, wherever it was started; the check does not mind."""
