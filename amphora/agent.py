@@ -13,14 +13,15 @@ from twisted.python.failure import Failure
 
 from amphora.blocking import BlockingCalls
 from amphora.files import on_memory_file_system
+from amphora.keepalived.process import IKeepalivedReactor
 from amphora.loadbalancer.haproxy import IHaproxyReactor
 from amphora.loadbalancer.instances import Instances
 from amphora.loadbalancer.notify import INotifyReactor, NotifySocket
 from amphora.loadbalancer.store import BasePathTaken, Store
+from amphora.lvs.listeners import LvsListeners
 from amphora.network.namespace import NamespaceUnusable, ensure_namespace
 from amphora.network.plugging import Network
 from amphora.vrrp.check_scripts import CheckScripts
-from amphora.vrrp.daemon import IKeepalivedReactor
 from amphora.vrrp.keepalived import Keepalived
 from amphora.vrrp.topology import AmphoraTopology
 
@@ -49,6 +50,7 @@ class Agent(MultiService):
         network: Network,
         notify: NotifySocket,
         instances: Instances,
+        lvs_listeners: LvsListeners,
         check_scripts: CheckScripts,
         keepalived: Keepalived,
         topology: AmphoraTopology,
@@ -67,6 +69,7 @@ class Agent(MultiService):
         self._network = network
         self._notify = notify
         self._instances = instances
+        self._lvs_listeners = lvs_listeners
         self._check_scripts = check_scripts
         self._keepalived = keepalived
         self._topology = topology
@@ -96,6 +99,7 @@ class Agent(MultiService):
             )
         await self._check_scripts.install()
         await self._instances.adopt()
+        await self._lvs_listeners.adopt()
         await self._keepalived.adopt()
         self._topology.resume()
         if self.running:
@@ -121,8 +125,10 @@ class Agent(MultiService):
         await speakers_stopped
         await self._topology.release()
         await self._instances.finish()
+        await self._lvs_listeners.finish()
         await self._leave()
         self._instances.release()
+        self._lvs_listeners.release()
         await self._keepalived.release()
         self._check_scripts.close()
         await self._network.release()

@@ -39,6 +39,9 @@ from amphora.loadbalancer.instance import STATS_TIMEOUT, Surroundings
 from amphora.loadbalancer.instances import Instances
 from amphora.loadbalancer.notify import NotifySocket
 from amphora.loadbalancer.store import InstanceFiles, Store
+from amphora.lvs.listener import Surroundings as LvsSurroundings
+from amphora.lvs.listeners import LvsListeners
+from amphora.lvs.store import LvsProgram
 from amphora.metrics.exporter import IExporterReactor, Metrics, MetricsExporter, open_port
 from amphora.metrics.source import HAPROXY_PORT, LOOPBACK, HaproxySource, ISourceReactor, connect_to_haproxy
 from amphora.metrics.usage import read_usage
@@ -133,7 +136,7 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         LinuxKernel(settings.network_namespace),
         Records(Path(settings.agent_server_network_dir)),
         keepalived_owns_vips=lambda: topology.keepalived_owns_vips,
-        still_bound=lambda: instances.binds,
+        still_bound=lambda: instances.binds | lvs_listeners.binds,
         open_wire=opener(reactor, blocking, settings.network_namespace),
     )
     instances = Instances(
@@ -155,14 +158,22 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         ),
         check_scripts.expect,
     )
+    facility = settings.administrative_log_facility if settings.use_syslog else None
+    lvs_listeners = LvsListeners(
+        store.base_path / "lvs",
+        LvsSurroundings(
+            reactor=reactor,
+            blocking=blocking,
+            program=LvsProgram(_KEEPALIVED, settings.network_namespace, facility),
+            addresses=network,
+            changed=beat,
+        ),
+        check_scripts.expect_processes,
+    )
     keepalived = Keepalived(
         reactor,
         blocking,
-        KeepalivedProgram(
-            _KEEPALIVED,
-            settings.network_namespace,
-            facility=settings.administrative_log_facility if settings.use_syslog else None,
-        ),
+        KeepalivedProgram(_KEEPALIVED, settings.network_namespace, facility),
         VrrpFiles(store.vrrp),
         changed=keepalived_changed,
     )
@@ -217,12 +228,12 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         packages=packages,
         listeners=lambda: [listener.listener_id for listener in instances.listeners()],
         haproxies=instances.processes,
-        lvs_listeners=lambda: [],
-        lvs_processes=lambda: 0,
+        lvs_listeners=lvs_listeners.ids,
+        lvs_processes=lambda: len(lvs_listeners.processes()),
         heartbeat=heartbeats.report,
         standing=lambda: topology.standing,
     )
-    v1_0 = V10(details_1_0, instances, network, topology)
+    v1_0 = V10(details_1_0, instances, lvs_listeners, network, topology)
     api = AmphoraAPI(info, v0_1, v1_0)
     site = AmphoraSite(
         api.resource(),
@@ -245,7 +256,9 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         metrics,
         ApiService(reactor, site, tls, settings.bind_host, settings.bind_port),
         heartbeats,
-        Housekeeping(reactor, (instances.trim_logs, instances.remove_orphans, keepalived.trim_log)),
+        Housekeeping(
+            reactor, (instances.trim_logs, lvs_listeners.trim_logs, instances.remove_orphans, keepalived.trim_log)
+        ),
     ]
 
     def changed() -> None:
@@ -270,6 +283,7 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         network=network,
         notify=notify,
         instances=instances,
+        lvs_listeners=lvs_listeners,
         check_scripts=check_scripts,
         keepalived=keepalived,
         topology=topology,

@@ -18,6 +18,7 @@ from werkzeug.exceptions import HTTPException, NotFound
 
 from amphora.api.errors import UNFORESEEN, ErrorAnswer, answer_for
 from amphora.loadbalancer import errors as domain
+from amphora.lvs import errors as lvs
 from amphora.network import errors as network
 
 _KNOWN_CODES: Final = frozenset({400, 401, 403, 404, 405, 409, 500, 503})
@@ -49,6 +50,18 @@ def answer_for_1_0(error: Exception) -> ErrorAnswer | None:
             # The words in `details` have the client ask again.
             reason = f"No suitable network interface found: none has the MAC address {error.mac}"
             return ErrorAnswer(404, "Interface Not Found", reason)
+        case lvs.LvsListenerNotFound():
+            return ErrorAnswer(404, "UDP Listener Not Found", f"No UDP listener with UUID: {error.listener_id}")
+        case lvs.LvsConfigurationRefused():
+            return ErrorAnswer(400, "Invalid request", error.reason)
+        case lvs.LvsConfigurationNotStored():
+            return ErrorAnswer(500, "Error storing keepalivedlvs configuration", error.reason)
+        case lvs.LvsActionFailed(action="delete"):
+            return ErrorAnswer(500, "Error stopping keepalivedlvs", error.details)
+        case lvs.LvsActionFailed():
+            return ErrorAnswer(
+                500, f"Failed to {error.action} keepalivedlvs listener {error.listener_id}", error.details
+            )
     answer = answer_for(error)
     if answer is None:
         return None

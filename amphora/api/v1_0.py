@@ -1,9 +1,10 @@
 """
 The routes that today's Octavia controller calls: each reads its request, calls one method, and answers.
 
-A load balancer is an instance, each of its frontends a listener.  The controller repeats what it got no answer to:
-whatever is asked for twice is there, or gone, once.  What changes a load balancer is closed while the topology changes,
-which only happens where v0.1 is spoken as well: who asked for that change was promised it.
+A load balancer is an instance, each of its frontends a listener.  Those of UDP and SCTP are objects of their own, which
+are started, stopped and deleted by their own ids.  The controller repeats what it got no answer to: whatever is asked
+for twice is there, or gone, once.  What changes a load balancer is closed while the topology changes, which only
+happens where v0.1 is spoken as well: who asked for that change was promised it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from amphora.api.routing import new_app, uuid_in
 from amphora.loadbalancer.errors import NotRunning
 from amphora.loadbalancer.instance import ACTIONS, Action, Done, Status
 from amphora.loadbalancer.instances import Instances
+from amphora.lvs.listeners import LvsListeners
 from amphora.network.plugging import Network
 from amphora.network.requests import read_network_request, read_vips_request
 from amphora.vrrp.topology import AmphoraTopology
@@ -43,6 +45,7 @@ class V10:
 
     _details: Details10
     _instances: Instances
+    _lvs_listeners: LvsListeners
     _network: Network
     _topology: AmphoraTopology
 
@@ -82,10 +85,14 @@ class V10:
 
     @app.route("/loadbalancer/<load_balancer>/<action>", methods=["PUT"])
     async def act(self, request: IRequest, load_balancer: str, action: str) -> bytes:
-        """Start, stop or reload.  The action is looked at first."""
+        """Start, stop or reload a load balancer, or a UDP listener.  The action is looked at first."""
         known_action = _action(action)
         self._topology.require_rest()
         load_balancer_id = _load_balancer_id(load_balancer)
+        if self._lvs_listeners.has(load_balancer_id):
+            participle = await self._lvs_listeners.get(load_balancer_id).act(known_action)
+            details = f"keepalivedlvs listener {load_balancer_id} {participle}"
+            return answer_json(request, 202, {**OK, "details": details})
         try:
             done = await self._instances.get(load_balancer_id).act(known_action)
         except NotRunning:
@@ -101,13 +108,19 @@ class V10:
             for status in await self._instances.statuses()
             for listener in status.listeners
         ]
+        found += [
+            {"status": status.status, "uuid": status.listener_id, "type": "UDP"}
+            for status in self._lvs_listeners.statuses()
+        ]
         return answer_json(request, 200, found)
 
     @app.route("/listeners/<load_balancer>", methods=["DELETE"])
     async def delete(self, request: IRequest, load_balancer: str) -> bytes:
-        """Take a load balancer away: it is gone also where there was none.  Its VIPs stay."""
+        """Take a load balancer, or a UDP listener, away: it is gone also where there was none.  Its VIPs stay."""
         self._topology.require_rest()
-        await self._instances.discard(_load_balancer_id(load_balancer))
+        load_balancer_id = _load_balancer_id(load_balancer)
+        if not await self._lvs_listeners.discard(load_balancer_id):
+            await self._instances.discard(load_balancer_id)
         return answer_json(request, 200, OK)
 
     @app.route(_CERTIFICATE, methods=["PUT"])
@@ -131,6 +144,20 @@ class V10:
         return answer_json(request, 200, OK)
 
     # LVS listeners
+
+    @app.route("/listeners/<amphora>/<listener>/udp_listener", methods=["PUT"])
+    async def upload_lvs(self, request: IRequest, amphora: str, listener: str) -> bytes:
+        """Take a UDP or SCTP listener's configuration; what runs goes on until it is told to reload."""
+        self._topology.require_rest()
+        uuid_in(amphora, "The amphora's id")
+        md5 = await self._lvs_listeners.upload(_listener_id(listener), body_bytes(request))
+        return answer_json(request, 200, OK, etag(md5))
+
+    @app.route("/listeners/<listener>/udp_listener", methods=["GET"])
+    async def lvs_configuration(self, request: IRequest, listener: str) -> bytes:
+        """A UDP or SCTP listener's configuration, as it was uploaded."""
+        content = await self._lvs_listeners.get(_listener_id(listener)).configuration()
+        return answer_bytes(request, 200, content, "text/plain")
 
     # The network
 
@@ -179,3 +206,7 @@ def _words(load_balancer_id: str, done: Done) -> str:
 
 def _load_balancer_id(text: str) -> str:
     return uuid_in(text, "The load balancer's id")
+
+
+def _listener_id(text: str) -> str:
+    return uuid_in(text, "The listener's id")

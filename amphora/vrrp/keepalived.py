@@ -19,21 +19,16 @@ from amphora.backoff import BackOff
 from amphora.blocking import BlockingCalls
 from amphora.families import Family, find_families
 from amphora.jobs import JobQueue
+from amphora.keepalived import files
+from amphora.keepalived.process import IKeepalivedReactor, KeepalivedFailed, KeepalivedNotFound, ReloadUndecided
+from amphora.keepalived.verdict import objection
 from amphora.process import ProcessIdentity
 from amphora.vrrp import store
-from amphora.vrrp.daemon import (
-    Daemon,
-    IKeepalivedReactor,
-    KeepalivedFailed,
-    KeepalivedNotFound,
-    KeepalivedProgram,
-    ReloadUndecided,
-)
+from amphora.vrrp.daemon import Daemon, KeepalivedProgram
 from amphora.vrrp.errors import ActionFailed, ConfigurationNotStored, ConfigurationRefused, VrrpError
 from amphora.vrrp.keepalived_config import KeepalivedConfig, parse_config
 from amphora.vrrp.standing import Role
 from amphora.vrrp.store import VrrpFiles, VrrpState
-from amphora.vrrp.verdict import objection
 
 Action = Literal["start", "stop", "reload"]
 
@@ -177,14 +172,14 @@ class Keepalived:
         if not config.instances:
             raise ConfigurationRefused("The configuration has no vrrp_instance")
         state = evolve(self._state, retired=False)
-        await self._blocking.run(store.stage, self._files, content)
+        await self._blocking.run(files.stage, self._files, content)
         try:
             problem = await self._objection(config)
             if problem is not None:
                 raise ConfigurationRefused(problem)
-            await self._blocking.run(store.accept, self._files, state)
+            await self._blocking.run(files.accept, self._files, store.encode_state(state))
         finally:
-            await self._blocking.run(store.unstage, self._files)
+            await self._blocking.run(files.unstage, self._files)
         self._state, self.config = state, config
         self._log.info("took a keepalived configuration with {count} instances", count=len(config.instances))
         self._look()
@@ -196,7 +191,7 @@ class Keepalived:
         try:
             if self._daemon.process is None:
                 await self._run(config)
-            elif not await self._blocking.run(store.runs_upload, self._files):
+            elif not await self._blocking.run(files.runs_upload, self._files):
                 await self._load(config)
         except (KeepalivedFailed, OSError):
             # Where not even this can be written down, the next agent tries to start it, as this one was told to.
@@ -248,7 +243,7 @@ class Keepalived:
 
     async def _adopt(self) -> None:
         def look() -> tuple[VrrpState, KeepalivedConfig | None, KeepalivedConfig | None]:
-            store.prepare(self._files)
+            files.prepare(self._files)
             return (
                 store.load_state(self._files),
                 store.read_config(self._files.config),
@@ -292,7 +287,7 @@ class Keepalived:
             process = await self._daemon.start(config)
         except (KeepalivedFailed, OSError):
             if not await self._return_run():
-                await self._blocking.run(store.forget_run, self._files)
+                await self._blocking.run(files.forget_run, self._files)
                 self._running = None
             raise
         await self._confirm_run()
@@ -317,16 +312,16 @@ class Keepalived:
         self._log.info("keepalived reloaded")
 
     async def _begin_run(self, config: KeepalivedConfig) -> None:
-        await self._blocking.run(store.begin_run, self._files)
+        await self._blocking.run(files.begin_run, self._files)
         self._running = config
 
     async def _confirm_run(self) -> None:
-        await self._blocking.run(store.confirm_run, self._files)
+        await self._blocking.run(files.confirm_run, self._files)
         self._look()
 
     async def _return_run(self) -> bool:
         """What ran before is what runs next.  @return: False where nothing ran before."""
-        if not await self._blocking.run(store.return_run, self._files):
+        if not await self._blocking.run(files.return_run, self._files):
             return False
         self._running = await self._blocking.run(store.read_config, self._files.running)
         return True
@@ -335,7 +330,7 @@ class Keepalived:
         """Start keepalived with what it ran, or ran before.  @return: whether it runs now."""
         while self._running is not None:
             try:
-                await self._blocking.run(store.write_main, self._files)
+                await self._blocking.run(files.write_main, self._files)
                 process = await self._daemon.start(self._running)
             except KeepalivedFailed as error:
                 self._log.error("keepalived does not come up: {error}", error=self._tellable(str(error)))
@@ -408,11 +403,11 @@ class Keepalived:
 
         @raise KeepalivedFailed: with keepalived's words.
         """
-        await self._blocking.run(store.stage_again, self._files)
+        await self._blocking.run(files.stage_again, self._files)
         try:
             problem = await self._objection(config)
         finally:
-            await self._blocking.run(store.unstage, self._files)
+            await self._blocking.run(files.unstage, self._files)
         if problem is not None:
             raise KeepalivedFailed(problem)
 

@@ -14,6 +14,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from amphora.api.errors import ErrorAnswer, RequestRefused, install_error_pages
 from amphora.api.errors_1_0 import UNFORESEEN_1_0, answer_for_1_0, edge_answer
 from amphora.loadbalancer import errors as domain
+from amphora.lvs import errors as lvs
 from amphora.vrrp.topology import TransitionInProgress
 from tests.api.test_errors import ANSWERS
 
@@ -33,6 +34,27 @@ DIFFERENT: tuple[tuple[Exception, int, dict[str, Any]], ...] = (
     (domain.InvalidConfiguration("line 3"), 400, {"message": "Invalid request", "details": "line 3"}),
     (domain.ActionFailed("stop", "why"), 500, {"message": "Error stopping haproxy", "details": "why"}),
     (TransitionInProgress(), 503, {"message": "Topology transition in progress"}),
+    (
+        lvs.LvsListenerNotFound(ID),
+        404,
+        {"message": "UDP Listener Not Found", "details": f"No UDP listener with UUID: {ID}"},
+    ),
+    (lvs.LvsConfigurationRefused("line 3"), 400, {"message": "Invalid request", "details": "line 3"}),
+    (
+        lvs.LvsConfigurationNotStored("full"),
+        500,
+        {"message": "Error storing keepalivedlvs configuration", "details": "full"},
+    ),
+    (
+        lvs.LvsActionFailed("reload", ID, "why"),
+        500,
+        {"message": f"Failed to reload keepalivedlvs listener {ID}", "details": "why"},
+    ),
+    (
+        lvs.LvsActionFailed("delete", ID, "why"),
+        500,
+        {"message": "Error stopping keepalivedlvs", "details": "why"},
+    ),
     (
         NotFound(),
         404,

@@ -21,6 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from amphora.blocking import AtOnce
 from amphora.client import AmphoraFailed
+from amphora.process import ProcessIdentity
 from amphora.vrrp.check_scripts import CheckScripts
 from tests.integration.harness import PATIENCE, AgentTestCase, LoadBalancer, wait_until
 from tests.integration.pair import EVERYTHING_FOR_PAIRS, PAIR_HURRY
@@ -154,6 +155,24 @@ class ScriptTests(SynchronousTestCase):
         for status in (1, 143, 255):
             self.add("lvs_udp_check.sh", f"exit {status}")
             self.assertFalse(passes(self.script), status)
+
+    def test_processes(self) -> None:
+        """Every keepalived of a UDP listener has to be the very process that was started, and not the rests of one."""
+        self.list.touch()
+        me = ProcessIdentity.current()
+        dead = subprocess.Popen(["true"])
+        self.addCleanup(dead.wait)
+        os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)
+        started = Path(f"/proc/{dead.pid}/stat").read_text().rpartition(")")[2].split()[19]
+        for lines, expected in (
+            ((), True),
+            ((f"{me.pid} {me.started}",), True),
+            ((f"{me.pid} {me.started}", f"{me.pid} {me.started + 1}"), False),
+            ((f"{me.pid} {me.started}", "0 0"), False),
+            ((f"{dead.pid} {started}",), False),
+        ):
+            (self.directory / "lvs_processes").write_text("".join(f"{line}\n" for line in lines))
+            self.assertEqual(expected, passes(self.script), lines)
 
     def test_what_is_no_script(self) -> None:
         """What is being made, what is not executable, and directories are passed over."""

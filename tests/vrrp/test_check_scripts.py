@@ -12,6 +12,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
+from amphora.process import ProcessIdentity
 from amphora.testing.fakes import CallsLater
 from amphora.vrrp.check_scripts import RETRY_PAUSE, CheckScripts
 from tests.integration.support import short_directory
@@ -48,10 +49,12 @@ class CheckScriptsTests(SynchronousTestCase):
         obstacle.rmdir()
 
     def test_installed(self) -> None:
-        """Both scripts are there, for everybody to run, and installing them again touches nothing."""
+        """The scripts are there, for everybody to run, and installing them again touches nothing."""
         for _ in range(2):
             paths = sorted(path for path in self.directory.rglob("*") if path.is_file())
-            self.assertEqual(["check_script.sh", "haproxy_check_script.sh"], [path.name for path in paths])
+            self.assertEqual(
+                ["check_script.sh", "haproxy_check_script.sh", "lvs_udp_check.sh"], [path.name for path in paths]
+            )
             self.assertEqual({0o755}, {stat.S_IMODE(path.stat().st_mode) for path in paths})
             numbers = [path.stat().st_ino for path in paths]
             self.install()
@@ -81,6 +84,32 @@ class CheckScriptsTests(SynchronousTestCase):
         """Where there never was one, there is no list."""
         self.expect()
         self.assertFalse(self.list.exists())
+
+    def test_processes(self) -> None:
+        """UDP listeners' keepaliveds are listed with their times of start; with one there is a list of sockets too."""
+        balancing = self.directory / "lvs_processes"
+        self.expect_processes()
+        self.assertEqual((False, False), (balancing.exists(), self.list.exists()))
+        self.expect_processes(ProcessIdentity(17, 1234), None)
+        self.assertEqual("17 1234\n0 0\n", balancing.read_text())
+        self.assertEqual("", self.list.read_text())
+        self.expect(A)
+        self.expect_processes()
+        self.assertEqual(("", f"{A}\n"), (balancing.read_text(), self.list.read_text()))
+
+    def test_earlier_list_holds(self) -> None:
+        """Until it is told of UDP listeners' keepaliveds, an earlier agent's list of them is left as it is."""
+        balancing = self.directory / "lvs_processes"
+        balancing.write_text("17 1234\n")
+        self.expect(A)
+        self.assertEqual("17 1234\n", balancing.read_text())
+        self.expect_processes()
+        self.assertEqual("", balancing.read_text())
+
+    def expect_processes(self, *processes: ProcessIdentity | None) -> None:
+        expecting = Deferred.fromCoroutine(self.scripts.expect_processes(processes))
+        self.blocking.make_all()
+        self.successResultOf(expecting)
 
     def test_last_one_counts(self) -> None:
         """Of several that are told while the disk is slow, the last one stands."""

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from amphora.keepalived import files
 from amphora.testing.fakes import full_disk
 from amphora.vrrp import store
 from amphora.vrrp.store import VrrpFiles, VrrpState
@@ -21,18 +22,18 @@ RUNNING = VrrpState(should_run=True)
 class StoreTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.files = VrrpFiles(short_directory(self) / "base" / "vrrp")
-        store.prepare(self.files)
+        files.prepare(self.files)
 
     def uploaded(self, content: bytes, state: VrrpState = RUNNING) -> None:
         """Store a configuration as an upload does."""
-        store.stage(self.files, content)
-        store.accept(self.files, state)
+        files.stage(self.files, content)
+        files.accept(self.files, store.encode_state(state))
 
     def ran(self, content: bytes) -> None:
         """The same, and let it have run."""
         self.uploaded(content)
-        store.begin_run(self.files)
-        store.confirm_run(self.files)
+        files.begin_run(self.files)
+        files.confirm_run(self.files)
 
     def everything(self) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in self.files.directory.iterdir()}
@@ -44,8 +45,8 @@ class LayoutTests(StoreTestCase):
         directory = self.files.directory
         self.assertEqual(directory / "octavia-keepalived.conf", self.files.config)
         self.assertEqual(directory / "octavia-keepalived.pid", self.files.pid_file)
-        names = ("config", "candidate", "running", "previous", "main", "trial", "fifo", "pid_file", "vrrp_pid_file")
-        paths = [getattr(self.files, name) for name in (*names, "log", "state")]
+        names = ("config", "candidate", "running", "previous", "main", "trial", "fifo", "log", "state")
+        paths = [*(getattr(self.files, name) for name in names), *self.files.pid_files.values()]
         self.assertEqual({directory}, {path.parent for path in paths})
         self.assertEqual(11, len(set(paths)))
 
@@ -57,13 +58,13 @@ class LayoutTests(StoreTestCase):
         self.files.trial.touch()
         self.files.directory.chmod(0o700)
         for _ in range(2):
-            store.prepare(self.files)
+            files.prepare(self.files)
             self.assertEqual(0o755, stat.S_IMODE(self.files.directory.stat().st_mode))
             self.assertEqual(before, self.everything())
 
     def test_settings(self) -> None:
         """What keepalived is started with first settles whom scripts run as, and includes a file beside it."""
-        lines = [line.strip() for line in store.main_text(self.files, self.files.running).decode().splitlines()]
+        lines = [line.strip() for line in files.main_text(self.files, self.files.running).decode().splitlines()]
         self.assertEqual(
             ["script_user root", "enable_script_security", f'vrrp_notify_fifo "{self.files.fifo}" root root'],
             lines[2:5],
@@ -111,14 +112,14 @@ class UploadTests(StoreTestCase):
         """What is staged can be checked, and goes away again."""
         self.uploaded(b"old")
         before = self.everything()
-        store.stage(self.files, b"new")
+        files.stage(self.files, b"new")
         self.assertEqual(b"new", self.files.candidate.read_bytes())
         self.assertIn(b"include .octavia-keepalived.conf.new\n", self.files.trial.read_bytes())
-        store.unstage(self.files)
+        files.unstage(self.files)
         self.assertEqual(before, self.everything())
-        store.stage_again(self.files)
+        files.stage_again(self.files)
         self.assertIn(b"include octavia-keepalived.conf\n", self.files.trial.read_bytes())
-        store.unstage(self.files)
+        files.unstage(self.files)
         self.assertEqual(before, self.everything())
 
     def test_full_disk(self) -> None:
@@ -126,12 +127,12 @@ class UploadTests(StoreTestCase):
         self.uploaded(b"old")
         before = self.everything()
         with full_disk():
-            for attempt in (lambda: store.stage(self.files, b"new"), lambda: store.stage_again(self.files)):
+            for attempt in (lambda: files.stage(self.files, b"new"), lambda: files.stage_again(self.files)):
                 self.assertRaises(OSError, attempt)
                 self.assertEqual(before, self.everything())
-        store.stage(self.files, b"new")
+        files.stage(self.files, b"new")
         with full_disk():
-            self.assertRaises(OSError, store.accept, self.files, VrrpState())
+            self.assertRaises(OSError, files.accept, self.files, store.encode_state(VrrpState()))
         self.assertEqual(before, self.everything())
 
 
@@ -144,22 +145,22 @@ class RunTests(StoreTestCase):
         self.ran(b"one")
         self.uploaded(b"two")
         self.assertEqual(b"one", self.running())
-        self.assertFalse(store.runs_upload(self.files))
-        store.begin_run(self.files)
+        self.assertFalse(files.runs_upload(self.files))
+        files.begin_run(self.files)
         self.assertEqual(b"two", self.running())
-        self.assertTrue(store.runs_upload(self.files))
+        self.assertTrue(files.runs_upload(self.files))
 
     def test_returned(self) -> None:
         """What does not work gives way to what ran before, however often it was begun, and without room."""
         self.ran(b"one")
         for content in (b"two", b"three"):
             self.uploaded(content)
-            store.begin_run(self.files)
+            files.begin_run(self.files)
         with full_disk():
-            self.assertTrue(store.return_run(self.files))
+            self.assertTrue(files.return_run(self.files))
         self.assertEqual(b"one", self.running())
         self.assertFalse(self.files.previous.exists())
-        self.assertFalse(store.return_run(self.files))
+        self.assertFalse(files.return_run(self.files))
         self.assertEqual(b"one", self.running())
         self.assertEqual(b"three", self.files.config.read_bytes())
 
@@ -168,24 +169,24 @@ class RunTests(StoreTestCase):
         self.ran(b"one")
         self.ran(b"two")
         self.uploaded(b"three")
-        store.begin_run(self.files)
-        store.return_run(self.files)
+        files.begin_run(self.files)
+        files.return_run(self.files)
         self.assertEqual(b"two", self.running())
 
     def test_first_that_fails(self) -> None:
         """Where nothing ran before, nothing is to run after."""
         self.assertFalse(self.files.running.exists())
         self.uploaded(b"one")
-        store.begin_run(self.files)
-        self.assertFalse(store.return_run(self.files))
-        store.forget_run(self.files)
+        files.begin_run(self.files)
+        self.assertFalse(files.return_run(self.files))
+        files.forget_run(self.files)
         self.assertIsNone(self.running())
 
     def test_same_again(self) -> None:
         """The same configuration can be begun again, and returned to."""
         self.ran(b"one")
-        store.begin_run(self.files)
-        self.assertTrue(store.return_run(self.files))
+        files.begin_run(self.files)
+        self.assertTrue(files.return_run(self.files))
         self.assertEqual(b"one", self.running())
         self.assertEqual(
             {"agent.conf", "keepalived.json", "octavia-keepalived.conf", "running.conf"}, self.everything().keys()
@@ -195,17 +196,17 @@ class RunTests(StoreTestCase):
         """What keepalived is started with is written where it is missing or another agent's, and only there."""
         self.ran(b"one")
         text, number = self.files.main.read_bytes(), self.files.main.stat().st_ino
-        store.write_main(self.files)
+        files.write_main(self.files)
         self.assertEqual(number, self.files.main.stat().st_ino)
         self.files.main.write_bytes(b"other")
-        store.write_main(self.files)
+        files.write_main(self.files)
         self.assertEqual(text, self.files.main.read_bytes())
 
     def test_full_disk(self) -> None:
         """A first run for which there is no room changes nothing that runs."""
         self.uploaded(b"one")
         with full_disk():
-            self.assertRaises(OSError, store.begin_run, self.files)
+            self.assertRaises(OSError, files.begin_run, self.files)
         self.assertIsNone(self.running())
 
     def test_read_config(self) -> None:
@@ -218,8 +219,8 @@ class RunTests(StoreTestCase):
 
     def test_forget_process(self) -> None:
         """Both pid files go away; twice is no error."""
-        for path in (self.files.pid_file, self.files.vrrp_pid_file):
+        for path in self.files.pid_files.values():
             path.touch()
         for _ in range(2):
-            store.forget_process(self.files)
+            files.forget_process(self.files)
         self.assertEqual([], os.listdir(self.files.directory))

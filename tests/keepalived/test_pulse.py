@@ -1,4 +1,4 @@
-"""Tests for L{amphora.vrrp.pulse}, on processes that sleep and wake as keepalived does."""
+"""Tests for L{amphora.keepalived.pulse}, on processes that sleep and wake as keepalived does."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any, cast
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from amphora.keepalived.pulse import MISSES, Pulse
 from amphora.process import ProcessIdentity
-from amphora.vrrp.pulse import MISSES, Pulse
 
 PATIENCE = 60.0
 
@@ -31,7 +31,7 @@ while True:
 class PulseTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.process = self.start()
-        self.pulse = Pulse()
+        self.pulse = Pulse(needs_child=True)
 
     def start(self) -> ProcessIdentity:
         """Ended with its child after the test."""

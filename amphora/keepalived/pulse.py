@@ -30,8 +30,10 @@ class _Seen:
 
 @define(eq=False)
 class Pulse:
-    """The looks at one keepalived: the process that was started and its child, which speaks VRRP."""
+    """The looks at one keepalived: the process that was started and its child."""
 
+    _needs_child: bool
+    """Is one that has no child a hung one?"""
     _seen: dict[ProcessIdentity, _Seen] = field(init=False, factory=dict)
     _childless: int = field(init=False, default=0)
 
@@ -39,10 +41,10 @@ class Pulse:
         """
         Take a look, and call.
 
-        @return: False where one of the two has hung for several looks now, or the child was missing.
+        @return: False where one of the two has hung for several looks now, or a child that is needed was missing.
         """
         children = parent.children()
-        self._childless = 0 if children else self._childless + 1
+        self._childless = 0 if children or not self._needs_child else self._childless + 1
         before, self._seen = self._seen, {}
         for process in (parent, *children):
             sleeps = _sleeps(process)

@@ -1,4 +1,4 @@
-"""Tests for L{amphora.vrrp.verdict}; what keepalived really says is tried in the integration tests."""
+"""Tests for L{amphora.keepalived.verdict}; what keepalived really says is tried in the integration tests."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from amphora.keepalived.verdict import objection
 from amphora.process import CommandResult
 from amphora.vrrp.store import VrrpFiles
-from amphora.vrrp.verdict import objection
 
 FILES = VrrpFiles(Path("/var/lib/octavia/vrrp"))
 TRUNCATED = "(.octavia-keepalived.conf.new: Line 19) Truncating auth_pass to 8 characters\n"
