@@ -67,6 +67,13 @@ class Option:
     """As it would be written in the file; None where the file must say it."""
     description: str
     secret: bool = False
+    live: bool = False
+    """Whether another value is in force at once; of all others, it is at the agent's next start."""
+
+    @property
+    def title(self) -> str:
+        """The option as errors and logs name it."""
+        return f"[{self.sections[0]}] {self.name}"
 
 
 def _kind(allowed: str) -> Callable[[Callable[[str], object]], Kind]:
@@ -269,6 +276,7 @@ OPTIONS: Final = (
         _switch,
         "False",
         "Log what helps to find a fault: each request and each command, never keys or bodies.",
+        live=True,
     ),
     Option(
         "use_syslog",
@@ -343,6 +351,7 @@ OPTIONS: Final = (
         "",
         "The controllers that heartbeats are sent to, in turn, by UDP. An entry that cannot be used is logged "
         "and skipped. Without any, no heartbeat is sent.",
+        live=True,
     ),
     Option(
         "heartbeat_interval",
@@ -351,6 +360,7 @@ OPTIONS: Final = (
         "10",
         "Seconds from one heartbeat to the next. A controller replaces an amphora that it has not heard for a "
         "while (60 s by default).",
+        live=True,
     ),
     Option(
         "heartbeat_key",
@@ -359,6 +369,7 @@ OPTIONS: Final = (
         "",
         "The secret that heartbeats are signed with; the controller has the same.",
         secret=True,
+        live=True,
     ),
     Option(
         "agent_server_ca",
@@ -453,7 +464,9 @@ OPTIONS: Final = (
         ("controller_worker",),
         _one_of(*get_args(LoadBalancerTopology)),
         "SINGLE",
-        "Whether this amphora serves alone or is one of a pair.",
+        "Whether this amphora serves alone or is one of a pair. It counts for an amphora that nobody has told by the "
+        "API, and that has neither a VIP nor a keepalived yet: another value turns nothing over that serves.",
+        live=True,
     ),
 )
 
@@ -582,6 +595,8 @@ def sample() -> str:
         "# The configuration of the amphora agent: the file that an Octavia controller writes into a new amphora.",
         "# Everything is commented out at its default; only amphora_id has none and must be given.",
         "# A line that begins with '#' or ';' is a comment; a '#' further on is part of the value.",
+        "# A new file, which PUT /1.0/config brings or SIGHUP lets the agent read, is taken whole or not at all. Of it",
+        "# those options are in force at once that say so, all others when the agent starts next.",
     ]
     section = ""
     for option in OPTIONS:
@@ -590,7 +605,8 @@ def sample() -> str:
             lines += ["", f"[{section}]"]
         elsewhere = "".join(f" Also read from [{name}]." for name in option.sections[1:])
         lines.append("")
-        for paragraph in (option.description + elsewhere, f"Allowed: {option.kind.allowed}."):
+        at_once = " In force at once." if option.live else ""
+        for paragraph in (option.description + elsewhere + at_once, f"Allowed: {option.kind.allowed}."):
             lines += textwrap.wrap(paragraph, 110, initial_indent="# ", subsequent_indent="# ")
         lines.append(f"#{option.name} = {option.default or ''}".rstrip())
     return "\n".join(lines) + "\n"

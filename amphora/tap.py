@@ -6,7 +6,7 @@ import atexit
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from logging.handlers import SysLogHandler
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -14,7 +14,7 @@ from typing import Any, ClassVar, cast
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IReactorCore
-from twisted.logger import Logger
+from twisted.logger import Logger, globalLogPublisher
 from twisted.python.usage import Options as UsageOptions
 
 from amphora.agent import Agent, IAgentReactor
@@ -28,10 +28,11 @@ from amphora.api.tls import BadTLSFiles, MutualTLS, TLSFiles
 from amphora.api.v0_1 import V01
 from amphora.api.v1_0 import V10
 from amphora.blocking import InThreads, IThreadedReactor
-from amphora.config import ConfigError, Settings, load_settings
+from amphora.config import ConfigError, Settings
 from amphora.health.changes import ChangeWatcher
 from amphora.health.counters import Counters
-from amphora.health.sender import HeartbeatSender
+from amphora.health.sender import HeartbeatSender, HeartbeatSettings
+from amphora.live_settings import FollowsItsFile, LiveSettings, load_usable_settings
 from amphora.loadbalancer.final_logs import LogDestination, Nowhere, Syslog
 from amphora.loadbalancer.haproxy import Haproxy, HaproxyProgram
 from amphora.loadbalancer.housekeeping import Housekeeping
@@ -58,9 +59,11 @@ from amphora.system.links import read_links
 from amphora.system.machine import read_cpu_times, read_machine
 from amphora.system.packages import Packages
 from amphora.system.server_certificate import ServerCertificate
+from amphora.verbosity import Verbosity
 from amphora.vrrp.check_scripts import CheckScripts
 from amphora.vrrp.daemon import KeepalivedProgram
 from amphora.vrrp.keepalived import Keepalived
+from amphora.vrrp.standing import Topology
 from amphora.vrrp.store import VrrpFiles
 from amphora.vrrp.topology import AmphoraTopology
 
@@ -96,21 +99,41 @@ def makeService(options: Options) -> IService:
     try:
         # A timer that counts on the wall clock stands still for as long as the clock is set back.
         cast(Any, reactor).seconds = time.monotonic
-        settings = load_settings(options["config-file"])
-        return build_agent(cast(IReactor, reactor), settings)
+        path = os.path.abspath(options["config-file"])
+        return build_agent(cast(IReactor, reactor), Path(path), load_usable_settings(path))
     except (ConfigError, BadTLSFiles) as error:
         raise SystemExit(f"amphora-agent: {error}") from None
 
 
-def build_agent(reactor: IReactor, settings: Settings) -> Agent:
+def build_agent(reactor: IReactor, config_file: Path, settings: Settings) -> Agent:
     """
     Put the agent together.
+
+    Most of it keeps to the settings that it was started with; C{live} tells those that may change.
 
     @raise BadTLSFiles: if the certificate files do not serve.
     """
     for note in settings.notes:
         _log.warn("{note}", note=note)
     blocking = InThreads(reactor)
+    verbosity = Verbosity()
+    verbosity.set(debug=settings.debug)
+    reactor.callWhenRunning(verbosity.install, globalLogPublisher)
+
+    def check(new: Settings) -> None:
+        require_startable(settings, new)
+
+    async def prepare(new: Settings) -> Sequence[str]:
+        in_use = network.has_vips or keepalived.configured
+        remark = await topology.stay(default_topology(new), in_use=in_use)
+        return () if remark is None else (f"[controller_worker] loadbalancer_topology: {remark}",)
+
+    def apply(now: Settings) -> None:
+        verbosity.set(debug=now.debug)
+        heartbeats.renew(heartbeat_settings(now))
+        topology.take_default(default_topology(now))
+
+    live = LiveSettings(config_file, settings, blocking, check, prepare, apply)
     store = Store(Path(settings.base_path), Path(settings.base_cert_dir))
     notify = NotifySocket(store.notify_socket)
     program = HaproxyProgram(settings.haproxy_cmd, settings.network_namespace)
@@ -184,7 +207,7 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         keepalived=keepalived,
         hand_over_vips=network.topology_changed,
         changed=beat_now,
-        default="ACTIVE-STANDBY" if settings.loadbalancer_topology == "ACTIVE_STANDBY" else "SINGLE",
+        default=default_topology(settings),
     )
     tls = MutualTLS(settings.client_auth, settings.agent_tls_protocol)
     tls.replace(read_tls_files(settings))
@@ -192,10 +215,8 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         reactor=reactor,
         blocking=blocking,
         amphora_id=settings.amphora_id,
-        key=settings.heartbeat_key,
-        controllers=settings.controller_ip_port_list,
-        interval=settings.heartbeat_interval,
-        samples=lambda: instances.samples(min(STATS_TIMEOUT, settings.heartbeat_interval / 4)),
+        settings=heartbeat_settings(settings),
+        samples=lambda: instances.samples(min(STATS_TIMEOUT, live.now.heartbeat_interval / 4)),
         standing=lambda: topology.standing,
         taken=instances.taken,
         silence=lambda: keepalived.shortcoming,
@@ -233,7 +254,16 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         heartbeat=heartbeats.report,
         standing=lambda: topology.standing,
     )
-    v1_0 = V10(details_1_0, instances, lvs_listeners, network, topology)
+    v1_0 = V10(
+        details=details_1_0,
+        instances=instances,
+        lvs_listeners=lvs_listeners,
+        network=network,
+        keepalived=keepalived,
+        topology=topology,
+        server_certificate=certificate,
+        settings=live,
+    )
     api = AmphoraAPI(info, v0_1, v1_0)
     site = AmphoraSite(
         api.resource(),
@@ -259,6 +289,7 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         Housekeeping(
             reactor, (instances.trim_logs, lvs_listeners.trim_logs, instances.remove_orphans, keepalived.trim_log)
         ),
+        FollowsItsFile(reactor, live),
     ]
 
     def changed() -> None:
@@ -291,6 +322,32 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         leave=heartbeats.leave,
         give_up=lambda: give_up(reactor),
     )
+
+
+def heartbeat_settings(settings: Settings) -> HeartbeatSettings:
+    """What heartbeats need of them."""
+    return HeartbeatSettings(settings.heartbeat_key, settings.controller_ip_port_list, settings.heartbeat_interval)
+
+
+def default_topology(settings: Settings) -> Topology:
+    """The topology that the configuration names, as the specification writes it."""
+    return "ACTIVE-STANDBY" if settings.loadbalancer_topology == "ACTIVE_STANDBY" else "SINGLE"
+
+
+def require_startable(settings: Settings, new: Settings) -> None:
+    """
+    Would an agent start with the new settings, and be the same amphora?  Reads the TLS files that they name.
+
+    @raise ConfigError: if not.
+    """
+    if new.amphora_id != settings.amphora_id:
+        raise ConfigError(f"[amphora_agent] amphora_id: is {new.amphora_id}; this amphora is {settings.amphora_id}")
+    names = ("agent_server_cert", "agent_server_ca")
+    if any(getattr(new, name) != getattr(settings, name) for name in names):
+        try:
+            MutualTLS(new.client_auth, new.agent_tls_protocol).replace(read_tls_files(new))
+        except BadTLSFiles as error:
+            raise ConfigError(f"[amphora_agent] {' and '.join(names)}: {error}") from None
 
 
 def read_tls_files(settings: Settings) -> TLSFiles:

@@ -16,6 +16,7 @@ from amphora.config import OPTIONS, ConfigError, Controller, Option, Settings, l
 
 AMPHORA_ID = "11111111-2222-3333-4444-abcdefabcdef"
 SAMPLE = Path(__file__).parent.parent / "conf" / "amphora-agent.conf.sample"
+OCTAVIA_FILES = Path(__file__).parent / "octavia"
 
 # What a controller of today writes into a new amphora.
 OCTAVIA = f"""
@@ -234,6 +235,30 @@ class ValueTests(SynchronousTestCase):
             "[haproxy_amphora]\nuser_log_facility = 5\n[amphora_agent]\nuser_log_facility = 6",
         ):
             self.assertEqual(read(text).user_log_facility, 5)
+
+    def test_template(self) -> None:
+        """What Octavia's own template makes is read without a remark, and says what it should."""
+        names = ("amphora-agent.conf", "amphora-agent-bare.conf")
+        full, bare = (load_settings(str(OCTAVIA_FILES / name)) for name in names)
+        self.assertEqual(((), ()), (full.notes, bare.notes))
+        self.assertEqual((Controller("192.0.2.5", 5555), Controller("2001:db8::5", 5555)), full.controller_ip_port_list)
+        self.assertEqual(("insecure", "ACTIVE_STANDBY"), (full.heartbeat_key, full.loadbalancer_topology))
+        self.assertEqual(
+            ((), None, "SINGLE"), (bare.controller_ip_port_list, bare.heartbeat_key, bare.loadbalancer_topology)
+        )
+
+    def test_live(self) -> None:
+        """What may change at once is what the controller takes to be so."""
+        self.assertEqual(
+            [
+                "[DEFAULT] debug",
+                "[health_manager] controller_ip_port_list",
+                "[health_manager] heartbeat_interval",
+                "[health_manager] heartbeat_key",
+                "[controller_worker] loadbalancer_topology",
+            ],
+            [option.title for option in OPTIONS if option.live],
+        )
 
     def test_controllers_file(self) -> None:
         """The file that an Octavia controller writes is read without a remark."""

@@ -17,13 +17,16 @@ from attrs import evolve
 from werkzeug.exceptions import HTTPException, NotFound
 
 from amphora.api.errors import UNFORESEEN, ErrorAnswer, answer_for
+from amphora.live_settings import SettingsNotStored, SettingsRefused
 from amphora.loadbalancer import errors as domain
 from amphora.lvs import errors as lvs
 from amphora.network import errors as network
+from amphora.vrrp import errors as vrrp
 
 _KNOWN_CODES: Final = frozenset({400, 401, 403, 404, 405, 409, 500, 503})
 _OTHER_CODES: Final = {408: 503}
 """What was too slow may well be sent again."""
+_CONFIG_NOT_UPDATED: Final = "Unable to update amphora-agent configuration."
 
 
 def answer_for_1_0(error: Exception) -> ErrorAnswer | None:
@@ -62,6 +65,17 @@ def answer_for_1_0(error: Exception) -> ErrorAnswer | None:
             return ErrorAnswer(
                 500, f"Failed to {error.action} keepalivedlvs listener {error.listener_id}", error.details
             )
+        case network.BadAddress():
+            return ErrorAnswer(400, "Invalid IP address")
+        case vrrp.ConfigurationRefused():
+            # v0.1 knows one answer for all that may be wrong; a client that can tell the two apart is told.
+            return ErrorAnswer(400, "Invalid request", error.reason)
+        case vrrp.ActionFailed():
+            return ErrorAnswer(500, f"Failed to {error.action} octavia-keepalived service", error.details)
+        case SettingsRefused():
+            return ErrorAnswer(400, _CONFIG_NOT_UPDATED, error.reason)
+        case SettingsNotStored():
+            return ErrorAnswer(500, _CONFIG_NOT_UPDATED, error.reason)
     answer = answer_for(error)
     if answer is None:
         return None

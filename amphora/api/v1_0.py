@@ -22,12 +22,16 @@ from amphora.api.details_1_0 import API_VERSION, Details10
 from amphora.api.errors import ErrorAnswer, RequestRefused, install_error_pages
 from amphora.api.errors_1_0 import UNFORESEEN_1_0, answer_for_1_0
 from amphora.api.routing import new_app, uuid_in
+from amphora.live_settings import LiveSettings
 from amphora.loadbalancer.errors import NotRunning
 from amphora.loadbalancer.instance import ACTIONS, Action, Done, Status
 from amphora.loadbalancer.instances import Instances
 from amphora.lvs.listeners import LvsListeners
 from amphora.network.plugging import Network
 from amphora.network.requests import read_network_request, read_vips_request
+from amphora.system.server_certificate import ServerCertificate
+from amphora.vrrp import errors as vrrp_errors
+from amphora.vrrp.keepalived import Keepalived
 from amphora.vrrp.topology import AmphoraTopology
 
 _CERTIFICATE = "/loadbalancer/<load_balancer>/certificates/<filename>"
@@ -47,7 +51,10 @@ class V10:
     _instances: Instances
     _lvs_listeners: LvsListeners
     _network: Network
+    _keepalived: Keepalived
     _topology: AmphoraTopology
+    _server_certificate: ServerCertificate
+    _settings: LiveSettings
 
     def resource(self) -> IResource:
         resource: IResource = self.app.resource()
@@ -179,9 +186,47 @@ class V10:
         done = "Plugged on interface" if plugged.before is None else "Updated existing interface"
         return answer_json(request, 202, {**OK, "details": f"{done} {plugged.interface}"})
 
+    @app.route("/interface/<ip>", methods=["GET"])
+    async def interface(self, request: IRequest, ip: str) -> bytes:
+        """Which interface has an address: of a pair's VIP, a controller learns by it which amphora has it."""
+        return answer_json(request, 200, {**OK, "interface": await self._network.interface_of(ip)})
+
     # keepalived
 
+    @app.route("/vrrp/upload", methods=["PUT"])
+    async def upload_vrrp(self, request: IRequest) -> bytes:
+        """Take a configuration; what runs goes on as it is until it is started or reloaded."""
+        content = body_bytes(request)
+        await self._keepalived.upload(content)
+        return answer_json(request, 200, OK, etag(hashlib.md5(content, usedforsecurity=False).hexdigest()))
+
+    @app.route("/vrrp/<action>", methods=["PUT"])
+    async def vrrp(self, request: IRequest, action: str) -> bytes:
+        """Start, stop or reload it; the start of one that runs loads what was uploaded since."""
+        known = _action(action)
+        try:
+            details = await self._keepalived.act(known)
+        except vrrp_errors.NotRunning:
+            # A controller that has not heard the answer to its first stop sends another.
+            details = ""
+        if known == "stop":
+            # Spelled as today's agent does.
+            details = "keepalived stoped"
+        return answer_json(request, 202, {**OK, "details": details})
+
     # The agent itself
+
+    @app.route("/certificate", methods=["PUT"])
+    async def put_server_certificate(self, request: IRequest) -> bytes:
+        """The agent's own certificate, its key and its chain; nothing is restarted."""
+        await self._server_certificate.replace(body_bytes(request))
+        return answer_json(request, 202, OK)
+
+    @app.route("/config", methods=["PUT"])
+    async def put_config(self, request: IRequest) -> bytes:
+        """The whole of a new `amphora-agent.conf`."""
+        said = await self._settings.replace(body_bytes(request))
+        return answer_json(request, 202, {**OK, "details": "\n".join(said)} if said else OK)
 
 
 def _action(text: str) -> Action:

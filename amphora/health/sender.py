@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
-from attrs import define, frozen
+from attrs import define, field, frozen
 from twisted.application.service import Service
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred
@@ -82,7 +82,7 @@ class LastAnswers:
         """
         @param keep: Seconds for which an answer may stand in for one that did not come.
         """
-        self._keep = keep
+        self.keep = keep
         self._answers: dict[str, tuple[float, Stats]] = {}
         self._untold: set[str] = set()
 
@@ -102,7 +102,7 @@ class LastAnswers:
             answer = earlier.get(sample.instance_id) if sample.stats is None else (now, sample.stats)
             if answer is not None:
                 self._answers[sample.instance_id] = answer
-            if answer is not None and now - answer[0] <= self._keep:
+            if answer is not None and now - answer[0] <= self.keep:
                 complete.append(InstanceSample(sample.instance_id, answer[1], None))
             else:
                 untold.add(sample.instance_id)
@@ -205,6 +205,27 @@ class HeartbeatReport:
     controllers: tuple[ControllerReport, ...]
 
 
+@frozen
+class HeartbeatSettings:
+    """What heartbeats are signed with, where they go, and how many seconds lie between them."""
+
+    key: str | None = field(repr=False)
+    controllers: tuple[Controller, ...]
+    interval: float
+
+    @property
+    def missing(self) -> str | None:
+        """The option without which no heartbeats can be sent; None where all is there."""
+        if self.key is None:
+            return "heartbeat_key"
+        return None if self.controllers else "controller_ip_port_list"
+
+    @property
+    def remembered(self) -> float:
+        """Seconds for which a haproxy's last answer is told."""
+        return (REMEMBERED_INTERVALS + 0.5) * self.interval
+
+
 @define(eq=False)
 class _Destination:
     """One controller, and the socket that is connected to it while it can be reached."""
@@ -278,9 +299,7 @@ class HeartbeatSender(Service):
         reactor: IReactorTime,
         blocking: BlockingCalls,
         amphora_id: str,
-        key: str | None,
-        controllers: Sequence[Controller],
-        interval: float,
+        settings: HeartbeatSettings,
         samples: Callable[[], Awaitable[Sequence[InstanceSample]]],
         counters: Counters,
         standing: Callable[[], Standing] = lambda: ALONE,
@@ -290,8 +309,7 @@ class HeartbeatSender(Service):
         look_up: Callable[[str, int], Sequence[str]] = look_up,
     ) -> None:
         """
-        @param key: What heartbeats are signed with.  Without one, or without controllers, none are sent.
-        @param interval: Seconds from one heartbeat to the next.
+        @param settings: As it begins; see L{renew}.
         @param samples: Asks all instances that should be told of.  What takes longer than half an interval is not
             waited for.
         @param standing: The amphora's place among its peers.
@@ -305,10 +323,10 @@ class HeartbeatSender(Service):
         self._reactor = reactor
         self._blocking = blocking
         self._amphora_id = amphora_id
-        self._key = key
-        self._in_order = tuple(_Destination(controller) for controller in controllers)
+        self._settings = settings
+        self._renewed: HeartbeatSettings | None = None
+        self._in_order = tuple(_Destination(controller) for controller in settings.controllers)
         self._destinations = deque(self._in_order)
-        self._interval = interval
         self._samples = samples
         self._standing = standing
         self._taken = taken
@@ -317,9 +335,8 @@ class HeartbeatSender(Service):
         self._ledger = _Ledger(reactor, blocking, counters)
         self._phase = phase
         self._look_up = look_up
-        self._answers = LastAnswers(keep=(REMEMBERED_INTERVALS + 0.5) * interval)
-        self._loop = LoopingCall(self._beat)
-        self._loop.clock = reactor
+        self._answers = LastAnswers(settings.remembered)
+        self._loop = self._new_loop()
         self._first: IDelayedCall | None = None
         self._extra: IDelayedCall | None = None
         self._began = 0.0
@@ -340,15 +357,64 @@ class HeartbeatSender(Service):
 
     def startService(self) -> None:
         super().startService()
-        if self._key is None or not self._destinations:
-            missing = "heartbeat_key" if self._key is None else "controller_ip_port_list"
+        self._begin()
+
+    def _new_loop(self) -> LoopingCall:
+        loop = LoopingCall(self._beat)
+        loop.clock = self._reactor
+        return loop
+
+    def _begin(self) -> None:
+        """Begin the regular heartbeats, if there can be any."""
+        missing = self._settings.missing
+        if missing is not None:
             self._log.warn("no heartbeats are sent: {option} is not set", option=missing)
             return
-        wait = self._phase() * self._interval
-        self._first = self._reactor.callLater(wait, self._loop.start, self._interval)
+        interval = self._settings.interval
+        wait = self._phase() * interval
+        self._first = self._reactor.callLater(wait, self._loop.start, interval)
         if wait > SHORTEST_GAP:
             # A controller waits for a new amphora's first one.
-            self._extra = self._reactor.callLater(0, self._beat_between)
+            self.beat_now()
+
+    def renew(self, settings: HeartbeatSettings) -> None:
+        """
+        Send heartbeats by other settings: a round that is running ends as it began, then one leaves at once, to the
+        first of the controllers that are new.
+        """
+        self._renewed = settings
+        if not self._beating:
+            self._renew()
+
+    def _renew(self) -> None:
+        settings, self._renewed = self._renewed, None
+        before = self._settings
+        if settings is None or settings == before:
+            return
+        self._settings = settings
+        self._answers.keep = settings.remembered
+        known = {each.controller: each for each in self._in_order}
+        self._in_order = tuple(known.pop(each, _Destination(each)) for each in settings.controllers)
+        for gone in known.values():
+            gone.close()
+        kept = [each for each in self._destinations if each in self._in_order]
+        self._destinations = deque([*(each for each in self._in_order if each not in kept), *kept])
+        if not self.running:
+            return
+        if settings.interval == before.interval and settings.missing is before.missing is None:
+            self.beat_now()
+        else:
+            self._end()
+            self._loop = self._new_loop()
+            self._begin()
+
+    def _end(self) -> None:
+        """End the regular heartbeats, and one that was asked for."""
+        for call in (self._first, self._extra):
+            if call is not None and call.active():
+                call.cancel()
+        if self._loop.running:
+            self._loop.stop()
 
     def stopService(self) -> Deferred[None]:
         """
@@ -357,18 +423,14 @@ class HeartbeatSender(Service):
         @return: Fires when that round has ended and all sockets are closed.
         """
         super().stopService()
-        for call in (self._first, self._extra):
-            if call is not None and call.active():
-                call.cancel()
-        if self._loop.running:
-            self._loop.stop()
+        self._end()
         if self._interruptible is not None:
             self._interruptible.cancel()
         return Deferred.fromCoroutine(self._finish())
 
     def beat_now(self) -> None:
         """Send a heartbeat between the regular ones, at most one a second: what is asked for meanwhile shares it."""
-        speaks = self.running and self._first is not None
+        speaks = self.running and self._first is not None and self._settings.missing is None
         if speaks and not (self._extra is not None and self._extra.active()):
             wait = max(0.0, self._began + SHORTEST_GAP - self._reactor.seconds())
             self._extra = self._reactor.callLater(wait, self._beat_between)
@@ -396,6 +458,7 @@ class HeartbeatSender(Service):
             if self.running:
                 self._log.failure("a heartbeat failed; the next one is tried in its time")
         self._beating = False
+        self._renew()
         ended, self._ended = self._ended, []
         for each in ended:
             each.callback(None)
@@ -415,7 +478,7 @@ class HeartbeatSender(Service):
             return
         reading = Deferred.fromCoroutine(self._ask())
         try:
-            samples = await within(self._reactor, self._interval / 2, reading)
+            samples = await within(self._reactor, self._settings.interval / 2, reading)
             await self._ledger.keep(samples)
         except Exception:
             reading.cancel()
@@ -465,7 +528,7 @@ class HeartbeatSender(Service):
         """Ask all instances; None if that failed as a whole or took too long."""
         reading = Deferred.fromCoroutine(self._ask())
         try:
-            samples = await self._unless_stopped(within(self._reactor, self._interval / 2, reading))
+            samples = await self._unless_stopped(within(self._reactor, self._settings.interval / 2, reading))
         except Exception:
             reading.cancel()
             if not self.running:
@@ -484,10 +547,11 @@ class HeartbeatSender(Service):
 
     def _make(self, samples: Sequence[InstanceSample], traffic: Mapping[str, Traffic]) -> bytes | None:
         """Make the datagram; None, which is logged once, if there is no way to make it small enough."""
-        assert self._key is not None
+        key = self._settings.key
+        assert key is not None
         try:
             message = build(self._amphora_id, self.sent, samples, traffic, self._standing())
-            datagram, left_out = fit(message, self._key, self.left_out)
+            datagram, left_out = fit(message, key, self.left_out)
         except TooLarge as problem:
             if not self._too_large:
                 self._too_large = True

@@ -116,6 +116,11 @@ class Network:
 
     # What can be asked and done
 
+    @property
+    def has_vips(self) -> bool:
+        """Was a VIP plugged, here and now or before a reboot?"""
+        return any(port.vips for port in self._ports.values())
+
     async def interface_of(self, text: str) -> str:
         """
         The name of the interface that has an address.

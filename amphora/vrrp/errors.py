@@ -29,3 +29,8 @@ class ActionFailed(VrrpError):
 
     action: str
     details: str
+
+
+@frozen
+class NotRunning(ActionFailed):
+    """There is no keepalived that could be stopped."""

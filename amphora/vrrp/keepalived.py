@@ -21,11 +21,11 @@ from amphora.families import Family, find_families
 from amphora.jobs import JobQueue
 from amphora.keepalived import files
 from amphora.keepalived.process import IKeepalivedReactor, KeepalivedFailed, KeepalivedNotFound, ReloadUndecided
-from amphora.keepalived.verdict import objection
+from amphora.keepalived.verdict import objection, passed_over
 from amphora.process import ProcessIdentity
 from amphora.vrrp import store
 from amphora.vrrp.daemon import Daemon, KeepalivedProgram
-from amphora.vrrp.errors import ActionFailed, ConfigurationNotStored, ConfigurationRefused, VrrpError
+from amphora.vrrp.errors import ActionFailed, ConfigurationNotStored, ConfigurationRefused, NotRunning, VrrpError
 from amphora.vrrp.keepalived_config import KeepalivedConfig, parse_config
 from amphora.vrrp.standing import Role
 from amphora.vrrp.store import VrrpFiles, VrrpState
@@ -125,6 +125,7 @@ class Keepalived:
 
         @return: The specification's sentence that says what was done.
         @raise ActionFailed: with keepalived's words.
+        @raise NotRunning: by a stop, where nothing runs; it will not be started by itself either.
         """
         work: dict[Action, Work[str]] = {"start": self._start, "stop": self._stop, "reload": self._reload}
         return self._run_job(action, work[action])
@@ -381,7 +382,9 @@ class Keepalived:
         async def job() -> T:
             try:
                 return await work()
-            except (KeepalivedFailed, KeepalivedNotFound) as error:
+            except KeepalivedNotFound as error:
+                raise NotRunning(name, str(error)) from None
+            except KeepalivedFailed as error:
                 raise self._failure(name, self._tellable(str(error))) from None
             except OSError as error:
                 self._log.error("keepalived: {error}", error=error)
@@ -413,7 +416,10 @@ class Keepalived:
 
     async def _objection(self, config: KeepalivedConfig) -> str | None:
         """What keepalived has against what is staged.  @raise KeepalivedFailed: if it could not be asked."""
-        problem = objection(await self._daemon.check(), self._files)
+        result = await self._daemon.check()
+        problem = objection(result, self._files)
+        if problem is None and (left_out := passed_over(result, self._files)):
+            self._log.warn("keepalived will leave out a part of it: {lines}", lines="; ".join(left_out))
         return None if problem is None else config.without_secrets(problem)
 
     def _uploaded(self, action: str) -> KeepalivedConfig:

@@ -122,6 +122,8 @@ class AmphoraTopology:
     _changed: Callable[[], None]
     """Called when a transition has ended."""
     _record: _Record
+    _recorded: bool = field(init=False, default=False)
+    """Whether that is remembered for the next agent; until something is, the configuration's topology counts."""
     _transition: _Transition = field(init=False, factory=lambda: _machine(None))
     _jobs: JobQueue = field(init=False)
     _moving: Deferred[None] | None = field(init=False, default=None)
@@ -144,8 +146,7 @@ class AmphoraTopology:
         default: Topology,
     ) -> AmphoraTopology:
         """@param default: What holds until a controller sets another: the configuration's `loadbalancer_topology`."""
-        asked = TopologyRequest(default, "STANDBY")
-        return cls(reactor, blocking, path, keepalived, hand_over_vips, changed, _Record(asked))
+        return cls(reactor, blocking, path, keepalived, hand_over_vips, changed, _by_default(default))
 
     def __attrs_post_init__(self) -> None:
         self._jobs = JobQueue("topology", lambda: None, (InvalidTopology, TransitionInProgress, StorageFailed))
@@ -189,6 +190,27 @@ class AmphoraTopology:
         """
         return self._jobs.run(lambda: self._change(request))
 
+    def stay(self, default: Topology, *, in_use: bool) -> Deferred[str | None]:
+        """
+        The configuration is about to name this topology.
+
+        A controller pushes one configuration, with the topology of its own, to amphorae that were made for another: one
+        that serves stays what it is.  (Seen with Octavia 19: C{amphora configure} takes it from the flavor or from the
+        controller's configuration, not from the load balancer.)
+
+        @param in_use: Would it turn something over that serves?
+        @return: Fires with a sentence if the topology will not be that; with None if L{take_default} makes it so.
+        @raise StorageFailed: if that cannot be remembered.
+        """
+        return self._jobs.run(lambda: self._stay(default, in_use))
+
+    def take_default(self, default: Topology) -> None:
+        """The configuration names this topology: it counts if no other was settled on."""
+        if not self._recorded and default != self._record.asked.topology:
+            self._record = _by_default(default)
+            self._log.info("The topology is {topology} from now on", topology=default)
+            self._changed()
+
     def keepalived_changed(self) -> None:
         """keepalived has come, gone, or taken another role."""
         news, self._news = self._news, None
@@ -199,6 +221,7 @@ class AmphoraTopology:
         """Remember what was asked for before this agent started."""
         try:
             self._record = _decode(await self._blocking.run(self._path.read_bytes))
+            self._recorded = True
         except FileNotFoundError:
             pass
         except (OSError, ValueError) as error:
@@ -224,7 +247,14 @@ class AmphoraTopology:
         if self._moving is not None:
             await self._moving
 
-    # The job
+    # The jobs
+
+    async def _stay(self, default: Topology, in_use: bool) -> str | None:
+        if default == self._record.asked.topology:
+            return None
+        if in_use and not self._recorded:
+            await self._remember(self._record)
+        return f"The topology stays {self._record.asked.topology}" if self._recorded else None
 
     async def _change(self, request: TopologyRequest) -> bool:
         self._transition.begin()
@@ -323,6 +353,11 @@ class AmphoraTopology:
             self._log.error("the topology cannot be stored in {path}: {error}", path=str(self._path), error=error)
             raise StorageFailed("topology", error.strerror or str(error)) from error
         self._record = record
+        self._recorded = True
+
+
+def _by_default(topology: Topology) -> _Record:
+    return _Record(TopologyRequest(topology, "STANDBY"))
 
 
 def _encode(record: _Record) -> bytes:

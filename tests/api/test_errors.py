@@ -74,7 +74,7 @@ ANSWERS: tuple[tuple[Exception, int, dict[str, str]], ...] = (
         {"message": "Failed to upload keepalived configuration.", "details": "No space left on device"},
     ),
     (
-        vrrp.ActionFailed("stop", "keepalived process with PID 3352 not found"),
+        vrrp.NotRunning("stop", "keepalived process with PID 3352 not found"),
         500,
         {
             "message": "Failed to stop keepalived service: keepalived process with PID 3352 not found",

@@ -25,8 +25,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from amphora.blocking import AtOnce
 from amphora.config import Controller
 from amphora.health.counters import Counters
-from amphora.health.envelope import unseal
-from amphora.health.sender import SHORTEST_GAP, HeartbeatSender, LastAnswers, look_up
+from amphora.health.envelope import BadEnvelope, unseal
+from amphora.health.sender import SHORTEST_GAP, HeartbeatSender, HeartbeatSettings, LastAnswers, look_up
 from amphora.loadbalancer.sample import InstanceSample
 from amphora.loadbalancer.stats import Backend, Frontend, Stats
 from amphora.process import ProcessIdentity
@@ -175,9 +175,7 @@ class SenderTestCase(SynchronousTestCase):
             reactor=self.clock,
             blocking=self.blocking,
             amphora_id=amphora_id,
-            key=key,
-            controllers=controllers,
-            interval=INTERVAL,
+            settings=HeartbeatSettings(key, controllers, INTERVAL),
             samples=self.ask,
             counters=Counters(self.directory, boot_id="boot", agent_started=1000),
             standing=lambda: self.standing,
@@ -338,6 +336,124 @@ class CadenceTests(SenderTestCase):
         receiver.hear()
         self.pass_time(10)
         self.assertEqual(len(receiver.hear()), 1)
+
+
+class RenewalTests(SenderTestCase):
+    """Other settings while it speaks."""
+
+    def renew(self, sender: HeartbeatSender, *controllers: Controller, key: str = KEY, interval: float = 10.0) -> None:
+        sender.renew(HeartbeatSettings(key, controllers, interval))
+
+    def test_B5_controllers(self) -> None:
+        """One leaves at once to a controller that is new; those that are gone hear no more, and no traffic is lost."""
+        old, kept, new = self.receiver(), self.receiver(), self.receiver()
+        sender = self.started(old.controller, kept.controller)
+        self.samples = [answer(sent=100)]
+        self.pass_time(2 * INTERVAL)
+        first = [*old.hear(), *kept.hear()]
+        self.samples = [answer(sent=250)]
+        self.pass_time(5)
+        self.renew(sender, kept.controller, new.controller)
+        self.pass_time(0)
+        moved = new.hear()
+        self.assertEqual((3, [150]), (moved[0]["seq"], self.tx(moved)))
+        self.assertEqual([], kept.hear())
+        self.samples = [answer(sent=300)]
+        self.pass_time(3 * INTERVAL)
+        later = [*kept.hear(), *new.hear()]
+        self.assertEqual([], old.hear())
+        self.assertEqual(300, sum(self.tx([*first, *moved, *later])))
+        self.assertEqual([kept.controller, new.controller], [each.controller for each in sender.report().controllers])
+
+    def test_regular(self) -> None:
+        """Neither other controllers nor another key move the regular heartbeats in time."""
+        receiver, new = self.receiver(), self.receiver()
+        begun = self.clock.seconds()
+        sender = self.started(receiver.controller)
+        self.pass_time(INTERVAL + 3)
+        self.renew(sender, new.controller)
+        self.pass_time(2 * INTERVAL)
+        times = [0, INTERVAL, INTERVAL + 3, 2 * INTERVAL, 3 * INTERVAL]
+        self.assertEqual([begun + time for time in times], self.asked)
+
+    def test_interval(self) -> None:
+        """Another interval counts from now on: after one at once, the next come after a part of it, and steadily."""
+        receiver = self.receiver()
+        sender = self.started(receiver.controller, phase=0.5)
+        self.pass_time(INTERVAL)
+        begun = self.clock.seconds()
+        self.asked.clear()
+        self.renew(sender, receiver.controller, interval=4.0)
+        self.pass_time(10)
+        self.assertEqual([begun + time for time in (0, 2, 6, 10)], self.asked)
+
+    def test_key(self) -> None:
+        """From the next heartbeat on another key signs, which the old one does not open."""
+        receiver = self.receiver()
+        sender = self.started(receiver.controller)
+        self.pass_time(INTERVAL)
+        receiver.hear()
+        self.renew(sender, receiver.controller, key="another")
+        self.pass_time(SHORTEST_GAP)
+        self.assertRaises(BadEnvelope, receiver.hear)
+
+    def test_running_round(self) -> None:
+        """A round that is running ends as it began; it does not wait for an interval that is no more."""
+        old, new = self.receiver(), self.receiver()
+        waiting: Deferred[Sequence[InstanceSample]] = Deferred()
+        self.question = lambda: waiting
+        sender = self.started(old.controller)
+        self.pass_time(0)
+        self.question = lambda: succeed([])
+        self.renew(sender, new.controller, interval=20.0)
+        self.renew(sender, new.controller, interval=3.0)
+        self.assertEqual([], new.hear())
+        waiting.callback([])
+        # It waits up to a second for a refusal before it ends.
+        self.pass_time(1.0 + 3.0)
+        self.assertEqual(([0], [1, 2]), tuple([message["seq"] for message in each.hear()] for each in (old, new)))
+
+    def test_none(self) -> None:
+        """Without controllers it falls silent, and says so; with some, it speaks again."""
+        receiver = self.receiver()
+        sender = self.started(receiver.controller)
+        self.pass_time(INTERVAL)
+        with capturedLogs() as events:
+            self.renew(sender)
+            sender.beat_now()
+            self.pass_time(3 * INTERVAL)
+        self.assertEqual(
+            ["no heartbeats are sent: controller_ip_port_list is not set"], [formatEvent(event) for event in events]
+        )
+        self.assertEqual(2, len(receiver.hear()))
+        self.renew(sender, receiver.controller)
+        self.pass_time(2 * INTERVAL)
+        self.assertEqual(3, len(receiver.hear()))
+
+    def test_late(self) -> None:
+        """One that had nobody to speak to begins when it has; and what came before its start counts from its start."""
+        receiver = self.receiver()
+        sender = self.started()
+        self.renew(sender, receiver.controller)
+        self.pass_time(0)
+        self.assertEqual(1, len(receiver.hear()))
+        unstarted = self.sender()
+        self.renew(unstarted, receiver.controller)
+        self.pass_time(0)
+        self.assertEqual([], receiver.hear())
+        unstarted.startService()
+        self.pass_time(0)
+        self.assertEqual(1, len(receiver.hear()))
+
+    def test_same(self) -> None:
+        """What is as it was sends nothing."""
+        receiver = self.receiver()
+        sender = self.started(receiver.controller)
+        self.pass_time(2)
+        receiver.hear()
+        self.renew(sender, receiver.controller)
+        self.pass_time(2)
+        self.assertEqual([], receiver.hear())
 
 
 class ManyTests(SenderTestCase):

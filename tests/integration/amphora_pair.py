@@ -23,7 +23,7 @@ from amphora.listener import Heartbeat, HeartbeatListener
 from amphora.loadbalancer.instance import peer_name
 from amphora.process import ProcessIdentity
 from amphora.testing.pki import ThrowAwayPKI
-from tests.integration.harness import AgentProcess, free_port, new_id, wait_until
+from tests.integration.harness import AgentProcess, RawClient, client_context, free_port, new_id, wait_until
 from tests.integration.lab import Host, Lab, Port
 from tests.integration.support import program
 
@@ -134,6 +134,11 @@ class Amphora:
     client: AmphoraClient
     haproxy: Path
     """A link to the haproxy program, which the amphora is told of."""
+
+    def raw_client(self) -> RawClient:
+        """A controller that speaks bytes."""
+        pki = self.agent.pki
+        return RawClient(self.agent.port, client_context(pki, pki.client, pki.client_key), amphora_id=self.amphora_id)
 
     async def role(self) -> str:
         return (await self.client.topology()).role

@@ -105,6 +105,8 @@ class AgentProcess:
     """A command that becomes the agent, such as `unshare -m`."""
     host: str = "127.0.0.1"
     """The address that it listens on."""
+    keeps_config: bool = False
+    """Whether a start finds the configuration as the last agent has left it."""
     _protocol: _AgentProtocol | None = field(init=False, default=None)
     _transport: IProcessTransport | None = field(init=False, default=None)
 
@@ -117,6 +119,10 @@ class AgentProcess:
         return self.base_path / "certs"
 
     @property
+    def config_file(self) -> Path:
+        return self.directory / "conf" / "amphora-agent.conf"
+
+    @property
     def log(self) -> str:
         """All that the running agent, or the last one, has said."""
         return "" if self._protocol is None else self._protocol.output.decode("utf-8", "replace")
@@ -126,7 +132,8 @@ class AgentProcess:
         assert self._transport is not None
         return cast(int, self._transport.pid)
 
-    def write_config(self) -> Path:
+    def config(self) -> str:
+        """What the configuration file says, by `options`."""
         sections: dict[str, dict[str, object]] = {
             "DEFAULT": {"use_syslog": False},
             "haproxy_amphora": {
@@ -146,20 +153,22 @@ class AgentProcess:
         }
         for section, options in self.options.items():
             sections.setdefault(section, {}).update(options)
-        path = self.directory / "amphora-agent.conf"
-        path.write_text(
-            "\n".join(
-                f"[{section}]\n" + "\n".join(f"{name} = {value}" for name, value in options.items())
-                for section, options in sections.items()
-            )
+        return "\n".join(
+            f"[{section}]\n" + "\n".join(f"{name} = {value}" for name, value in options.items())
+            for section, options in sections.items()
         )
-        return path
+
+    def write_config(self) -> None:
+        self.config_file.parent.mkdir(exist_ok=True)
+        self.config_file.write_text(self.config())
 
     def spawn(self) -> Deferred[BaseException]:
         """Start it.  @return: Fires with the reason when it has ended."""
         from twisted.internet import reactor
 
         source = str(Path(amphora.__file__).parent.parent)
+        if not self.keeps_config:
+            self.write_config()
         self._protocol = _AgentProtocol()
         self._transport = cast(Any, reactor).spawnProcess(
             self._protocol,
@@ -167,7 +176,7 @@ class AgentProcess:
             [
                 *self.wrapper,
                 *(sys.executable, str(Path(sys.executable).parent / "twistd"), "--nodaemon", "--pidfile="),
-                *("amphora", "--config-file", str(self.write_config())),
+                *("amphora", "--config-file", str(self.config_file)),
             ],
             env={**os.environ, "PYTHONPATH": source, "PYTHONDONTWRITEBYTECODE": "1"},
             path=str(self.directory),
@@ -376,11 +385,12 @@ class RawClient:
 
     port: int
     context: ssl.SSLContext
+    amphora_id: str = field(default=AMPHORA_ID, kw_only=True)
 
     def connect(self) -> ssl.SSLSocket:
         """Blocks: for use in a thread."""
         plain = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE)
-        return self.context.wrap_socket(plain, server_hostname=AMPHORA_ID)
+        return self.context.wrap_socket(plain, server_hostname=self.amphora_id)
 
     def exchange(self, *segments: bytes) -> Deferred[bytes]:
         """Send segments, one TLS record each, and read until the other side closes."""

@@ -37,9 +37,7 @@ class StartTests(AgentTestCase):
     async def test_wrong_value(self) -> None:
         """A wrong value is told in one line: file, section, option, what is wrong, what is allowed."""
         self.agent.options = {"haproxy_amphora": {"bind_port": "many"}}
-        await self.assert_one_line(
-            str(self.directory / "amphora-agent.conf"), "[haproxy_amphora] bind_port", "'many'", "allowed: "
-        )
+        await self.assert_one_line(str(self.agent.config_file), "[haproxy_amphora] bind_port", "'many'", "allowed: ")
 
     async def test_tls_files(self) -> None:
         """A certificate file that is missing, empty, or has another's key is named, and so is a CA without one."""

@@ -331,6 +331,8 @@ class RoleTests(VrrpTestCase):
         changed = evolve(config, addresses=(*config.addresses, SECOND_ADDRESS))
         await self.client.upload_vrrp(changed.text())
         await self.die()
+        # What was killed left the address.
+        await wait_until(self.keepalived, "another keepalived")
         await self.until_held()
         self.assertFalse(self.pair.ours.holds(SECOND_ADDRESS))
         second = self.running_keepalived()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from amphora.keepalived.verdict import objection
+from amphora.keepalived.verdict import objection, passed_over
 from amphora.process import CommandResult
 from amphora.vrrp.store import VrrpFiles
 
@@ -30,6 +30,18 @@ class ObjectionTests(SynchronousTestCase):
             self.assertIsNone(self.judge(code, TRUNCATED))
             self.assertEqual("Unknown keyword 'x'", self.judge(code, TRUNCATED + "Unknown keyword 'x'\n"))
         self.assertEqual("keepalived -t ended with 2", self.judge(2, TRUNCATED))
+
+    def test_host_routes(self) -> None:
+        """Host routes as Octavia's template writes them are left out; any other unknown word is an objection."""
+        lines = [
+            "(octavia-keepalived.conf: Line 39) VRRP parsed invalid IP gateway. skipping IP...",
+            "(octavia-keepalived.conf: Line 39) unknown route keyword gateway",
+        ]
+        output = "\n".join(lines).replace("octavia-", ".octavia-").replace(".conf", ".conf.new")
+        self.assertIsNone(self.judge(5, output))
+        self.assertEqual(lines, passed_over(CommandResult(5, output), FILES))
+        other = "(octavia-keepalived.conf: Line 40) unknown route keyword gate"
+        self.assertEqual(other, self.judge(5, f"{output}\n{other}"))
 
     def test_missing_include(self) -> None:
         """An include that finds nothing is an objection, though keepalived exits with 0."""

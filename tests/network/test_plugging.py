@@ -156,6 +156,17 @@ class InterfaceTests(NetworkTestCase):
         self.kernel.inside.addresses.append(FoundAddress(1, Address(VIP6, 64), True, True))
         self.failureResultOf(ensureDeferred(self.network.interface_of(str(VIP6))), AddressNotFound)
 
+    def test_has_vips(self) -> None:
+        """Whether there is a VIP is known, also after a reboot; a network's own interface is none."""
+        self.kernel.new_link(B)
+        self.successResultOf(self.network.plug_network(B))
+        self.assertFalse(self.network.has_vips)
+        self.kernel.new_link(A)
+        self.plugged(request(VIP, A))
+        self.assertTrue(self.network.has_vips)
+        self.reboot()
+        self.assertTrue(self.network.has_vips)
+
 
 class PlugTests(NetworkTestCase):
     def test_vip(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
+from typing import cast
 
 from attrs import define, evolve, field
 from twisted.internet.defer import Deferred, fail, succeed
@@ -130,6 +131,59 @@ class TopologyTestCase(SynchronousTestCase):
     def assert_standing(self, topology: str, status: str, role: str) -> None:
         standing = self.topology.standing
         self.assertEqual((topology, status, role), (standing.topology, standing.status, standing.role))
+
+
+class ByConfigurationTests(TopologyTestCase):
+    """The topology that the agent's configuration names, while the agent runs."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.keepalived.configured = False
+        self.keepalived.config = None
+
+    def renew(self, default: Topology, *, in_use: bool) -> str | None:
+        """Another configuration is taken."""
+        remark = self.successResultOf(self.topology.stay(default, in_use=in_use))
+        self.topology.take_default(default)
+        return remark
+
+    def test_idle(self) -> None:
+        """It counts at once for an amphora that serves nothing, and is told."""
+        self.assertIsNone(self.renew("ACTIVE-STANDBY", in_use=False))
+        self.assert_standing("ACTIVE-STANDBY", "OK", "STANDBY")
+        self.assertTrue(self.topology.keepalived_owns_vips)
+        self.assertEqual(1, self.changes)
+        self.assertIsNone(self.renew("ACTIVE-STANDBY", in_use=False))
+        self.assertIsNone(self.renew("SINGLE", in_use=False))
+        self.assert_standing("SINGLE", "OK", "ACTIVE")
+        self.assertEqual(2, self.changes)
+        self.assertFalse(self.path.exists())
+
+    def test_in_use(self) -> None:
+        """An amphora that serves stays what it is, under the next agent too; nothing is touched."""
+        for before, other in (("SINGLE", "ACTIVE-STANDBY"), ("ACTIVE-STANDBY", "SINGLE")):
+            self.path.unlink(missing_ok=True)
+            self.agent(cast(Topology, before))
+            self.assertIsNone(self.renew(cast(Topology, before), in_use=True))
+            self.assertFalse(self.path.exists())
+            self.assertEqual(f"The topology stays {before}", self.renew(cast(Topology, other), in_use=True))
+            self.assertEqual(before, self.topology.standing.topology)
+            self.agent(cast(Topology, other))
+            self.assertEqual(before, self.topology.standing.topology)
+        self.assertEqual(([], [], 0), (self.handed_over, self.keepalived.told, self.changes))
+
+    def test_asked_for(self) -> None:
+        """What was asked for by the API stays, whether or not it is in use."""
+        self.successResultOf(self.topology.change(STANDBY))
+        self.assertEqual("The topology stays ACTIVE-STANDBY", self.renew("SINGLE", in_use=False))
+        self.assert_standing("ACTIVE-STANDBY", "OK", "STANDBY")
+        self.assertEqual("203.0.113.2", self.topology.ha_ip)
+
+    def test_not_stored(self) -> None:
+        """Where it cannot be remembered the configuration must not be taken: the next agent would turn it over."""
+        self.path.parent.write_bytes(b"")
+        self.failureResultOf(self.topology.stay("ACTIVE-STANDBY", in_use=True), StorageFailed)
+        self.assertEqual("SINGLE", self.topology.standing.topology)
 
 
 class WithoutKeepalivedTests(TopologyTestCase):
