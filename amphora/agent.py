@@ -15,6 +15,7 @@ from amphora.blocking import BlockingCalls
 from amphora.files import on_memory_file_system
 from amphora.loadbalancer.haproxy import IHaproxyReactor
 from amphora.loadbalancer.instances import Instances
+from amphora.loadbalancer.kept_sessions import KeptSessions
 from amphora.loadbalancer.notify import INotifyReactor, NotifySocket
 from amphora.loadbalancer.store import BasePathTaken, Store
 from amphora.network.namespace import NamespaceUnusable, ensure_namespace
@@ -48,6 +49,7 @@ class Agent(MultiService):
         namespace: str,
         network: Network,
         notify: NotifySocket,
+        kept: KeptSessions,
         instances: Instances,
         check_scripts: CheckScripts,
         keepalived: Keepalived,
@@ -66,6 +68,7 @@ class Agent(MultiService):
         self._namespace = namespace
         self._network = network
         self._notify = notify
+        self._kept = kept
         self._instances = instances
         self._check_scripts = check_scripts
         self._keepalived = keepalived
@@ -95,7 +98,9 @@ class Agent(MultiService):
                 path=str(certificates),
             )
         await self._check_scripts.install()
+        await self._kept.take()
         await self._instances.adopt()
+        self._kept.drop_unclaimed()
         await self._keepalived.adopt()
         self._topology.resume()
         if self.running:
@@ -122,6 +127,7 @@ class Agent(MultiService):
         await self._topology.release()
         await self._instances.finish()
         await self._leave()
+        await self._kept.release()
         self._instances.release()
         await self._keepalived.release()
         self._check_scripts.close()

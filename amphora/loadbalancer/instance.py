@@ -354,7 +354,7 @@ class Instance:
 
     def release(self) -> None:
         """Leave haproxy alone."""
-        self._haproxy.stop_watching()
+        self._haproxy.release()
 
     # The jobs
 
