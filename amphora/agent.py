@@ -16,6 +16,7 @@ from amphora.files import on_memory_file_system
 from amphora.keepalived.process import IKeepalivedReactor
 from amphora.loadbalancer.haproxy import IHaproxyReactor
 from amphora.loadbalancer.instances import Instances
+from amphora.loadbalancer.kept_sessions import KeptSessions
 from amphora.loadbalancer.notify import INotifyReactor, NotifySocket
 from amphora.loadbalancer.store import BasePathTaken, Store
 from amphora.lvs.listeners import LvsListeners
@@ -49,6 +50,7 @@ class Agent(MultiService):
         namespace: str,
         network: Network,
         notify: NotifySocket,
+        kept: KeptSessions,
         instances: Instances,
         lvs_listeners: LvsListeners,
         check_scripts: CheckScripts,
@@ -68,6 +70,7 @@ class Agent(MultiService):
         self._namespace = namespace
         self._network = network
         self._notify = notify
+        self._kept = kept
         self._instances = instances
         self._lvs_listeners = lvs_listeners
         self._check_scripts = check_scripts
@@ -98,7 +101,9 @@ class Agent(MultiService):
                 path=str(certificates),
             )
         await self._check_scripts.install()
+        await self._kept.take()
         await self._instances.adopt()
+        self._kept.drop_unclaimed()
         await self._lvs_listeners.adopt()
         await self._keepalived.adopt()
         self._topology.resume()
@@ -127,6 +132,7 @@ class Agent(MultiService):
         await self._instances.finish()
         await self._lvs_listeners.finish()
         await self._leave()
+        await self._kept.release()
         self._instances.release()
         self._lvs_listeners.release()
         await self._keepalived.release()

@@ -141,13 +141,19 @@ class _DaemonProtocol(ProcessProtocol):
 
 
 def spawn_daemon(
-    reactor: IReactorProcess, command: Sequence[str], *, output: int, environment: Mapping[str, str]
+    reactor: IReactorProcess,
+    command: Sequence[str],
+    *,
+    output: int,
+    environment: Mapping[str, str],
+    given: int | None = None,
 ) -> int:
     """
     Start a program that stays in the foreground of a session of its own and outlives this process.
 
     @param output: A file descriptor that its standard output and error go to; the caller closes it.
     @param environment: Added to the fixed L{ENVIRONMENT}.
+    @param given: A file descriptor that is its standard input, which is empty without; the caller closes it.
     @return: Its process id: C{setsid} and C{ip netns exec} become the program, they do not stay above it.
     @raise CommandFailed: if it could not be started.
     """
@@ -159,7 +165,7 @@ def spawn_daemon(
             _find("setsid"),
             ["setsid", *command],
             env={**ENVIRONMENT, **environment},
-            childFDs={0: nothing, 1: output, 2: output},
+            childFDs={0: nothing if given is None else given, 1: output, 2: output},
         )
     except OSError as error:
         raise CommandFailed(f"{command[0]} cannot be run: {error.strerror}") from error

@@ -38,6 +38,7 @@ from amphora.loadbalancer.haproxy import Haproxy, HaproxyProgram
 from amphora.loadbalancer.housekeeping import Housekeeping
 from amphora.loadbalancer.instance import STATS_TIMEOUT, Surroundings
 from amphora.loadbalancer.instances import Instances
+from amphora.loadbalancer.kept_sessions import KeptSessions
 from amphora.loadbalancer.notify import NotifySocket
 from amphora.loadbalancer.store import InstanceFiles, Store
 from amphora.lvs.listener import Surroundings as LvsSurroundings
@@ -136,10 +137,11 @@ def build_agent(reactor: IReactor, config_file: Path, settings: Settings) -> Age
     live = LiveSettings(config_file, settings, blocking, check, prepare, apply)
     store = Store(Path(settings.base_path), Path(settings.base_cert_dir))
     notify = NotifySocket(store.notify_socket)
+    kept = KeptSessions(reactor, blocking, store.sessions_socket)
     program = HaproxyProgram(settings.haproxy_cmd, settings.network_namespace)
 
     def make_haproxy(files: InstanceFiles, died: Callable[[], None], spoke: Callable[[], None]) -> Haproxy:
-        return Haproxy(reactor, blocking, program, notify, files, died, spoke)
+        return Haproxy(reactor, blocking, program, notify, kept, files, died, spoke)
 
     def beat_now() -> None:
         heartbeats.beat_now()
@@ -313,6 +315,7 @@ def build_agent(reactor: IReactor, config_file: Path, settings: Settings) -> Age
         namespace=settings.network_namespace,
         network=network,
         notify=notify,
+        kept=kept,
         instances=instances,
         lvs_listeners=lvs_listeners,
         check_scripts=check_scripts,

@@ -28,16 +28,16 @@ from amphora.blocking import BlockingCalls
 from amphora.families import Family, find_families, given_files, runs
 from amphora.loadbalancer import store
 from amphora.loadbalancer.haproxy_config import HaproxyConfig
+from amphora.loadbalancer.kept_sessions import IKeeperReactor, KeptSessions, Label
 from amphora.loadbalancer.notify import NotifySocket
-from amphora.loadbalancer.old_workers import Ask, OldWorker, hold
+from amphora.loadbalancer.old_workers import LOAD, Ask, OldWorker, StatsSession, hold
 from amphora.loadbalancer.sample import OldFigures
-from amphora.loadbalancer.sockets import ISocketReactor, NoAnswer, Silence, ask
+from amphora.loadbalancer.sockets import NoAnswer, Silence, ask
 from amphora.loadbalancer.stats import UnreadableStats
 from amphora.loadbalancer.store import InstanceFiles
 from amphora.process import (
     CommandFailed,
     CommandResult,
-    IProcessReactor,
     ProcessIdentity,
     ProcessWatch,
     run_command,
@@ -54,8 +54,6 @@ STATE_TIMEOUT = 5.0
 HOLD_TIMEOUT = 2.0
 OLD_WORKER_TIMEOUT = 3600.0
 """Seconds after which a question to an old worker is given up: until then it is waited for again and again."""
-LOAD = "AMPHORA_LOAD"
-"""The variable in which a worker has the mark of what it loaded."""
 _POLL = 0.05
 _FINAL_KEPT = 16
 """Of how many workers that have ended the last figures are kept to be counted."""
@@ -73,7 +71,7 @@ class HaproxyNotFound(Exception):
     """There is no such process; the text names the one that was looked for."""
 
 
-class IHaproxyReactor(IProcessReactor, ISocketReactor, IReactorFDSet):
+class IHaproxyReactor(IKeeperReactor, IReactorFDSet):
     """What running a haproxy needs of a reactor."""
 
 
@@ -179,6 +177,7 @@ class Haproxy:
     _blocking: BlockingCalls
     _program: HaproxyProgram
     _notify: NotifySocket
+    _kept: KeptSessions
     _files: InstanceFiles
     _died: Callable[[], None]
     """Called when it ends without having been told to."""
@@ -267,6 +266,8 @@ class Haproxy:
         await self._blocking.run(output.trim, self._files.log)
         position = await self._blocking.run(output.size, self._files.log)
         held = await self._hold()
+        if held is not None:
+            await self._keep(held)
         signalled = False
         try:
             before = await self._processes(deadline)
@@ -298,6 +299,14 @@ class Haproxy:
             self._let_go(held)
             raise HaproxyFailed(await self._said_since(position, "haproxy goes on with what it ran before"))
         return after
+
+    async def _keep(self, held: OldWorker) -> None:
+        """Let the session with a worker outlast this agent; an earlier one with the same worker is not needed."""
+        for old in self._old:
+            if old.process == held.process:
+                self._let_go(old)
+        if held.session is not None:
+            await self._kept.keep(Label(self._files.instance_id, held.process, held.session.mark), held.session)
 
     def _let_go(self, held: OldWorker | None) -> None:
         """The reload that a worker was held for does not replace it."""
@@ -333,7 +342,7 @@ class Haproxy:
             await self._end((process, *workers))
             # Its end may not have been heard yet, and is no news any more.  What old workers had not told yet is
             # lost: told later, of an instance that was forgotten meanwhile, it would be told twice.
-            self.stop_watching()
+            self._stop_watching()
             self._old = []
         finally:
             self._stopping = False
@@ -454,16 +463,32 @@ class Haproxy:
         """
         Count on what workers carry that an earlier agent's reload left.
 
-        They are asked through the master, which cannot hold them: what they count after they were last asked is lost.
+        Where its session with a worker was not kept, that worker is asked through the master, which cannot hold it:
+        what it counts after it was last asked is lost.
         """
-        try:
+        for taken in self._kept.claim(self._files.instance_id):
+            try:
+                session = StatsSession.go_on(self._reactor, taken.descriptor, taken.label.mark)
+            except NoAnswer as error:
+                self._log.warn(
+                    "{instance}: what an old worker, process {pid}, counts from now on may not be told: {error}",
+                    instance=self._files.instance_id,
+                    pid=taken.label.worker.pid,
+                    error=error,
+                )
+                continue
+            self._kept.taken_over(taken.label, session)
+            self._old.append(OldWorker.held_by(session, taken.label.worker, None))
+        with suppress(TimeoutError):
             processes = await self._processes(self._reactor.seconds() + HOLD_TIMEOUT)
-        except TimeoutError:
-            return
-        for worker in processes.old:
-            process = ProcessIdentity.of(worker.pid)
-            if process is not None:
-                self._old.append(OldWorker(process, None, self._through_master(worker.pid), lambda: None, held=False))
+            held = {old.process.pid: old for old in self._old}
+            if processes.current is not None:
+                # The reload that it was held for has not replaced it.
+                self._let_go(held.get(processes.current.pid))
+            for worker in processes.old:
+                process = ProcessIdentity.of(worker.pid)
+                if process is not None and worker.pid not in held:
+                    self._old.append(OldWorker(process, None, self._through_master(worker.pid)))
         await self.old_figures(HOLD_TIMEOUT)
 
     def _through_master(self, pid: int) -> Ask:
@@ -524,8 +549,13 @@ class Haproxy:
         self._notify.subscribe(process.pid, self._said_ready)
         return True
 
-    def stop_watching(self) -> None:
+    def release(self) -> None:
         """This agent ends; haproxy does not."""
+        for old in self._old:
+            old.leave()
+        self._stop_watching()
+
+    def _stop_watching(self) -> None:
         for old in self._old:
             old.finish()
         if self._watch is not None:
@@ -535,7 +565,7 @@ class Haproxy:
 
     def _ended(self) -> None:
         expected = self._stopping or self._news is not None
-        self.stop_watching()
+        self._stop_watching()
         self._heard()
         if not expected:
             self._died()

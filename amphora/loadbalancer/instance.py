@@ -438,7 +438,7 @@ class Instance:
 
     def release(self) -> None:
         """Leave haproxy alone."""
-        self._haproxy.stop_watching()
+        self._haproxy.release()
 
     # The jobs
 

@@ -163,6 +163,11 @@ class Store:
     def notify_socket(self) -> Path:
         return self.base_path / "notify.sock"
 
+    @property
+    def sessions_socket(self) -> Path:
+        """Where sessions with old workers are kept when no agent runs."""
+        return self.base_path / "sessions.sock"
+
     def prepare(self) -> None:
         """Make the directories that all else needs, and forget what an earlier agent left half-collected."""
         self.base_path.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ They take the place of what a part is given, so that its test needs no thread, n
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -199,16 +200,29 @@ class FakeProcessReactor(Clock):
 
 
 class FakeConnection(StringTransport):
-    """One connection to a socket: what was written to it, and how it ended."""
+    """One connection to a UNIX socket: what was written to it, and how it ended."""
 
     def __init__(self, protocol: IProtocol) -> None:
         super().__init__()
+        self.given: list[int] = []
+        """The inodes of the descriptors that were sent."""
+        self.aborted = False
+        """Whether it was closed without being shut down."""
         self._protocol: Any = protocol
         protocol.makeConnection(self)
 
-    def answer(self, data: bytes) -> None:
-        """The other side writes."""
+    def answer(self, data: bytes, descriptor: int | None = None) -> None:
+        """The other side writes, and sends a copy of a descriptor with it."""
+        if descriptor is not None:
+            self._protocol.fileDescriptorReceived(os.dup(descriptor))
         self._protocol.dataReceived(data)
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+        super().abortConnection()
+
+    def sendFileDescriptor(self, descriptor: int) -> None:
+        self.given.append(os.fstat(descriptor).st_ino)
 
     def close(self, reason: Exception | None = None) -> None:
         """The connection ends: the other side closes it, or what the reason says happens."""

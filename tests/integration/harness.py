@@ -208,12 +208,23 @@ class AgentProcess:
 
     def all_haproxies(self) -> list[ProcessIdentity]:
         """Every process, master or worker, that was started with files of this agent's."""
+        return [one for one in self._started() if "haproxy" in (one.executable() or "")]
+
+    @property
+    def sessions_socket(self) -> Path:
+        """Where sessions with old workers are kept."""
+        return self.base_path / "sessions.sock"
+
+    def keepers(self) -> list[ProcessIdentity]:
+        """Every process that keeps sessions of this agent's."""
+        return [one for one in self._started() if one.command_line()[-1:] == [str(self.sessions_socket)]]
+
+    def _started(self) -> list[ProcessIdentity]:
+        """The processes that were given a file of this agent's."""
         found = []
         for entry in os.listdir("/proc"):
             process = ProcessIdentity.of(int(entry)) if entry.isdigit() else None
-            if process is None or "haproxy" not in (process.executable() or ""):
-                continue
-            if any(str(self.base_path) in word for word in process.command_line()):
+            if process is not None and any(str(self.base_path) in word for word in process.command_line()):
                 found.append(process)
         return found
 
@@ -474,9 +485,9 @@ class AgentTestCase(TestCase):
         for client in self._clients:
             await client.close()
         await self.agent.end()
-        for process in self.agent.all_haproxies():
+        for process in (*self.agent.all_haproxies(), *self.agent.keepers()):
             process.send_signal(signal.SIGKILL)
-        await wait_until(lambda: not self.agent.all_haproxies(), "haproxies to end")
+        await wait_until(lambda: not self.agent.all_haproxies() + self.agent.keepers(), "all processes to end")
         for member in self._members:
             await member.down()
         self.assertNotIn("Traceback", self.agent.log)

@@ -14,7 +14,7 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.trial.unittest import TestCase
 
 from amphora.loadbalancer.haproxy import Processes, parse_processes
-from amphora.loadbalancer.old_workers import hold
+from amphora.loadbalancer.old_workers import OldWorker, StatsSession, hold
 from amphora.loadbalancer.sockets import NoAnswer, ask
 from amphora.process import ProcessIdentity, run_command, spawn_daemon
 from tests.integration.harness import LoadBalancer, free_port, wait_until
@@ -184,6 +184,26 @@ class HaproxyFactTests(TestCase):
         self.assertTrue(held.final)
         await wait_until(lambda: not held.process.alive, "the old worker to end")
         self.assertIsNotNone((await haproxy.processes()).current)
+
+    async def test_session_in_other_hands(self) -> None:
+        """
+        A session that is left, with an answer that nobody has read, goes on for whoever has a copy of it, and still
+        holds its worker; ended by one, it has ended for all.
+        """
+        haproxy = self.haproxy()
+        process = await self.started(haproxy)
+        held = await hold(self.reactor, haproxy.directory / "agent.sock", timeout=10)
+        session = cast(StatsSession, held.session)
+        given, kept = os.dup(session.descriptor), os.dup(session.descriptor)
+        self.addCleanup(os.close, kept)
+        await self.reloaded(process)
+        session.ask(b"show stat\n").addErrback(lambda reason: reason.trap(NoAnswer))
+        held.leave()
+        next_one = OldWorker.held_by(StatsSession.go_on(self.reactor, given, session.mark), held.process, None)
+        await next_one.read(self.reactor, 10)
+        self.assertTrue(next_one.stats is not None and next_one.stats.stopping)
+        self.assertTrue(next_one.final)
+        await wait_until(lambda: not held.process.alive, "the old worker to end")
 
     async def test_questions_to_a_hung_worker(self) -> None:
         """Questions to a hung worker that are given up fill the master's ten places: nobody else is answered then."""

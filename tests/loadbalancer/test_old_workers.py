@@ -6,11 +6,12 @@ from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from amphora.loadbalancer.old_workers import OldWorker
+from amphora.loadbalancer import old_workers
+from amphora.loadbalancer.old_workers import OldWorker, StatsSession
 from amphora.loadbalancer.sockets import NoAnswer
 from amphora.loadbalancer.stats import Frontend, Stats, UnreadableStats
 from amphora.process import ProcessIdentity
-from amphora.testing.fakes import FakeSocketReactor
+from amphora.testing.fakes import FakeConnection, FakeSocketReactor
 
 PROCESS = ProcessIdentity(7, 100)
 FIRST = Stats(7, "2.6", (Frontend("f", "OPEN", 3, 5, 10, 20, 0),), ())
@@ -26,16 +27,18 @@ def answer(current: int, sent: int, *, stopping: int, pid: int = 7) -> bytes:
 class OldWorkerTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.reactor = FakeSocketReactor()
-        self.closed = 0
+        self.session = StatsSession()
+        self.connection = FakeConnection(self.session)
         self.questions: list[Deferred[bytes]] = []
-        self.worker = OldWorker(PROCESS, FIRST, self.ask, self.close)
+        self.worker = OldWorker(PROCESS, FIRST, self.ask, self.session)
 
     def ask(self) -> Deferred[bytes]:
         self.questions.append(Deferred())
         return self.questions[-1]
 
-    def close(self) -> None:
-        self.closed += 1
+    @property
+    def closed(self) -> int:
+        return int(self.connection.disconnecting)
 
     def read(self, reply: bytes | Exception | None) -> tuple[int, bool]:
         """
@@ -93,7 +96,7 @@ class OldWorkerTests(SynchronousTestCase):
     def test_asked_through_its_master(self) -> None:
         """One that is not held is done only when it is gone: its master may just be busy."""
         own = ProcessIdentity.current()
-        self.worker = OldWorker(own, None, self.ask, self.close, held=False)
+        self.worker = OldWorker(own, None, self.ask)
         self.successResultOf(self.failing())
         self.assertEqual((None, False), (self.worker.stats, self.worker.final))
         self.assertEqual((25, False), self.read(answer(2, 25, stopping=1, pid=own.pid)))
@@ -121,3 +124,70 @@ class OldWorkerTests(SynchronousTestCase):
         expected = evolve(FIRST.frontends[0], current=0, bytes_out=30, status="STOP")
         assert self.worker.stats is not None
         self.assertEqual((expected,), self.worker.stats.frontends)
+
+
+class StatsSessionTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.session = StatsSession("AMPHORA_LOAD=abc", astray=True)
+        self.connection = FakeConnection(self.session)
+
+    def asked(self) -> bytes:
+        """What it was asked since the last time."""
+        asked: bytes = self.connection.value()
+        self.connection.clear()
+        return asked
+
+    def answers_figures(self, table: bytes = b"# pxname,svname,\n\n") -> bytes:
+        """Let it be asked for both parts of the figures.  @return: What it is answered."""
+        self.assertEqual(b"show info\n", self.asked())
+        self.connection.answer(b"Pid: 7\n\n> ")
+        self.assertEqual(b"show stat -1 7 -1\n", self.asked())
+        self.connection.answer(table + b"> ")
+        return b"Pid: 7\n\n" + table
+
+    def test_finds_its_place(self) -> None:
+        """
+        What an earlier agent has asked and not read is passed over, however it comes, and whatever in it looks like a
+        prompt or the answer to somebody else's question.
+        """
+        figures = Deferred.fromCoroutine(self.session.figures())
+        self.assertEqual(b"show env AMPHORA_LOAD\n", self.asked())
+        for piece in (b"half a row", b"\n> ", b"AMPHORA_LOAD=xyz\n\n> ", b"\n> AMPHORA_LO", b"AD=abc\n", b"\n>"):
+            self.connection.answer(piece)
+            self.assertEqual(b"", self.asked())
+        self.connection.answer(b" ")
+        expected = self.answers_figures()
+        self.assertEqual(expected, self.successResultOf(figures))
+        figures = Deferred.fromCoroutine(self.session.figures())
+        self.assertEqual(expected, (self.answers_figures(), self.successResultOf(figures))[1])
+
+    def test_lost_its_place(self) -> None:
+        """After an answer that made no sense it is looked for again."""
+        self.test_finds_its_place()
+        worker = OldWorker.held_by(self.session, PROCESS, None)
+        reading = Deferred.fromCoroutine(worker.read(FakeSocketReactor(), 1.0))
+        self.answers_figures(b"half a row\n")
+        self.successResultOf(reading)
+        Deferred.fromCoroutine(worker.read(FakeSocketReactor(), 1.0))
+        self.assertEqual(b"show env AMPHORA_LOAD\n", self.asked())
+
+    def test_left_and_ended(self) -> None:
+        """One that is left is not shut down, as one is that is ended; neither can be asked any more."""
+        self.session.leave()
+        self.assertTrue(self.connection.aborted)
+        ended = StatsSession()
+        connection = FakeConnection(ended)
+        ended.close()
+        self.assertEqual((True, False), (connection.disconnecting, connection.aborted))
+        for session in (self.session, ended):
+            self.assertTrue(session.over)
+            self.failureResultOf(session.ask(b"anything\n"), NoAnswer)
+
+    def test_endless_answer(self) -> None:
+        """A session whose answer never ends is ended, for all that have it."""
+        self.patch(old_workers, "ANSWER_LIMIT", 100)
+        figures = Deferred.fromCoroutine(self.session.figures())
+        self.connection.answer(b"x" * 101)
+        self.assertEqual((True, False), (self.connection.disconnecting, self.connection.aborted))
+        self.connection.close()
+        self.failureResultOf(figures, NoAnswer)
