@@ -15,7 +15,7 @@ from typing import Final
 
 from attrs import frozen
 
-from amphora.health.message import PROMETHEUS_PROXIES
+from amphora.loadbalancer.sample import PROMETHEUS_PROXIES
 
 _TRAFFIC: Final = """
     status current_sessions max_sessions limit_sessions sessions_total max_session_rate bytes_in_total bytes_out_total

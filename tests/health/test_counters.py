@@ -12,10 +12,10 @@ from twisted.logger import LogEvent, LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from amphora.health.counters import Counters
-from amphora.health.message import Traffic
 from amphora.loadbalancer.sample import InstanceSample, OldFigures
 from amphora.loadbalancer.stats import Frontend, Stats
 from amphora.process import ProcessIdentity
+from amphora.sample import Traffic
 
 INSTANCE = "11111111-0000-4000-8000-000000000001"
 OTHER = "11111111-0000-4000-8000-000000000002"

@@ -736,7 +736,9 @@ class InstancesTests(SenderTestCase):
         for message in (gone, still_gone):
             self.assertEqual(list(message["listeners"]), [OTHER])
             self.assertEqual(list(message["pools"]), [f"pool:{OTHER}"])
-        self.assertEqual([(event["log_level"], event["instance"]) for event in logs], [(LogLevel.error, INSTANCE)])
+        self.assertEqual(
+            [(event["log_level"], event["source"]) for event in logs], [(LogLevel.error, f"haproxy of {INSTANCE}")]
+        )
         self.samples = [answer(160), answer(instance_id=OTHER)]
         self.pass_time(INTERVAL * 2)
         self.assertEqual(self.tx(receiver.hear()), [60, 0])
