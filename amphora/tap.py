@@ -37,7 +37,9 @@ from amphora.loadbalancer.housekeeping import Housekeeping
 from amphora.loadbalancer.instance import STATS_TIMEOUT, Surroundings
 from amphora.loadbalancer.instances import Instances
 from amphora.loadbalancer.notify import NotifySocket
+from amphora.loadbalancer.sample import InstanceSample
 from amphora.loadbalancer.store import InstanceFiles, Store
+from amphora.lvs.samples import LvsSamples
 from amphora.metrics.exporter import IExporterReactor, Metrics, MetricsExporter, open_port
 from amphora.metrics.source import HAPROXY_PORT, LOOPBACK, HaproxySource, ISourceReactor, connect_to_haproxy
 from amphora.metrics.usage import read_usage
@@ -48,6 +50,7 @@ from amphora.network.kernel import LinuxKernel
 from amphora.network.plugging import Network
 from amphora.network.records import Records
 from amphora.process import ProcessIdentity, boot_id
+from amphora.sample import Sample
 from amphora.system.figures import Meter
 from amphora.system.haproxy_version import HaproxyVersion
 from amphora.system.links import read_links
@@ -174,6 +177,12 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         changed=beat_now,
         default="ACTIVE-STANDBY" if settings.loadbalancer_topology == "ACTIVE_STANDBY" else "SINGLE",
     )
+    lvs_samples = LvsSamples(reactor, blocking, settings.network_namespace, lambda: [])
+
+    async def samples(timeout: float) -> list[Sample]:
+        of_lvs = Deferred.fromCoroutine(lvs_samples.samples(timeout))
+        return [*await instances.samples(timeout), *await of_lvs]
+
     tls = MutualTLS(settings.client_auth, settings.agent_tls_protocol)
     tls.replace(read_tls_files(settings))
     heartbeats = HeartbeatSender(
@@ -183,9 +192,9 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         key=settings.heartbeat_key,
         controllers=settings.controller_ip_port_list,
         interval=settings.heartbeat_interval,
-        samples=lambda: instances.samples(min(STATS_TIMEOUT, settings.heartbeat_interval / 4)),
+        samples=lambda: samples(min(STATS_TIMEOUT, settings.heartbeat_interval / 4)),
         standing=lambda: topology.standing,
-        taken=instances.taken,
+        taken=lambda taken: instances.taken(each for each in taken if isinstance(each, InstanceSample)),
         silence=lambda: keepalived.shortcoming,
         counters=Counters(store.base_path, boot_id=boot_id(), agent_started=ProcessIdentity.current().started),
     )
@@ -245,7 +254,7 @@ def build_agent(reactor: IReactor, settings: Settings) -> Agent:
         ChangeWatcher(
             reactor=reactor,
             interval=settings.change_poll_interval,
-            samples=lambda: instances.samples(STATS_TIMEOUT),
+            samples=lambda: samples(STATS_TIMEOUT),
             changed=changed,
         )
     )
