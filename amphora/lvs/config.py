@@ -229,7 +229,7 @@ class _Parser:
         if self._blocks == ["virtual_server_group"]:
             self._groups[self._group].append(Vip(*self._address(words)))
         elif self._blocks == ["virtual_server"] and words[0] == "protocol":
-            self._servers[-1].protocol = " ".join(words[1:])
+            self._servers[-1].protocol = " ".join(words[1:]).upper()
         elif self._blocks == ["virtual_server", "real_server"] and words[0] == "weight":
             self._servers[-1].real_servers[-1].weight = self._number(" ".join(words[1:]))
 
