@@ -40,9 +40,11 @@ from amphora.loadbalancer.instance import STATS_TIMEOUT, Surroundings
 from amphora.loadbalancer.instances import Instances
 from amphora.loadbalancer.kept_sessions import KeptSessions
 from amphora.loadbalancer.notify import NotifySocket
+from amphora.loadbalancer.sample import InstanceSample
 from amphora.loadbalancer.store import InstanceFiles, Store
 from amphora.lvs.listener import Surroundings as LvsSurroundings
 from amphora.lvs.listeners import LvsListeners
+from amphora.lvs.samples import LvsSamples
 from amphora.lvs.store import LvsProgram
 from amphora.metrics.exporter import IExporterReactor, Metrics, MetricsExporter, open_port
 from amphora.metrics.source import HAPROXY_PORT, LOOPBACK, HaproxySource, ISourceReactor, connect_to_haproxy
@@ -51,9 +53,11 @@ from amphora.network.bind import Bind
 from amphora.network.dhcp_client import opener
 from amphora.network.inside import inside
 from amphora.network.kernel import LinuxKernel
+from amphora.network.lvs_settings import LvsSettings
 from amphora.network.plugging import Network
 from amphora.network.records import Records
 from amphora.process import ProcessIdentity, boot_id
+from amphora.sample import Sample
 from amphora.system.figures import Meter
 from amphora.system.haproxy_version import HaproxyVersion
 from amphora.system.links import read_links
@@ -155,10 +159,11 @@ def build_agent(reactor: IReactor, config_file: Path, settings: Settings) -> Age
         beat()
 
     check_scripts = CheckScripts(reactor, blocking, store.vrrp)
+    kernel = LinuxKernel(settings.network_namespace)
     network = Network(
         reactor,
         blocking,
-        LinuxKernel(settings.network_namespace),
+        kernel,
         Records(Path(settings.agent_server_network_dir)),
         keepalived_owns_vips=lambda: topology.keepalived_owns_vips,
         still_bound=lambda: instances.binds | lvs_listeners.binds,
@@ -191,6 +196,7 @@ def build_agent(reactor: IReactor, config_file: Path, settings: Settings) -> Age
             blocking=blocking,
             program=LvsProgram(_KEEPALIVED, settings.network_namespace, facility),
             addresses=network,
+            prepare_kernel=LvsSettings(blocking, kernel).apply,
             changed=beat,
         ),
         check_scripts.expect_processes,
@@ -211,6 +217,12 @@ def build_agent(reactor: IReactor, config_file: Path, settings: Settings) -> Age
         changed=beat_now,
         default=default_topology(settings),
     )
+    lvs_samples = LvsSamples(reactor, blocking, settings.network_namespace, lvs_listeners.runs)
+
+    async def samples(timeout: float) -> list[Sample]:
+        of_lvs = Deferred.fromCoroutine(lvs_samples.samples(timeout))
+        return [*await instances.samples(timeout), *await of_lvs]
+
     tls = MutualTLS(settings.client_auth, settings.agent_tls_protocol)
     tls.replace(read_tls_files(settings))
     heartbeats = HeartbeatSender(
@@ -218,9 +230,9 @@ def build_agent(reactor: IReactor, config_file: Path, settings: Settings) -> Age
         blocking=blocking,
         amphora_id=settings.amphora_id,
         settings=heartbeat_settings(settings),
-        samples=lambda: instances.samples(min(STATS_TIMEOUT, live.now.heartbeat_interval / 4)),
+        samples=lambda: samples(min(STATS_TIMEOUT, live.now.heartbeat_interval / 4)),
         standing=lambda: topology.standing,
-        taken=instances.taken,
+        taken=lambda taken: instances.taken(each for each in taken if isinstance(each, InstanceSample)),
         silence=lambda: keepalived.shortcoming,
         counters=Counters(store.base_path, boot_id=boot_id(), agent_started=ProcessIdentity.current().started),
     )
@@ -304,7 +316,7 @@ def build_agent(reactor: IReactor, config_file: Path, settings: Settings) -> Age
         ChangeWatcher(
             reactor=reactor,
             interval=settings.change_poll_interval,
-            samples=lambda: instances.samples(STATS_TIMEOUT),
+            samples=lambda: samples(STATS_TIMEOUT),
             changed=changed,
         )
     )

@@ -1,7 +1,7 @@
 """
 Noticing changes between two heartbeats, so that a controller need not wait for the next regular one.
 
-Every second all haproxies are asked for what they answer in a heartbeat anyway; at 10,000 members that takes
+Every second all sources are asked for what they answer in a heartbeat anyway; at 10,000 members that takes
 0.02 s of CPU.  Counters are no change, and neither is how many checks a member has yet to pass.
 """
 
@@ -15,21 +15,21 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from amphora.loadbalancer.sample import InstanceSample
-from amphora.loadbalancer.stats import Stats
+from amphora.process import ProcessIdentity
+from amphora.sample import Answer, Sample
 
 Picture = tuple[object, ...]
-"""What of one haproxy's answer is state; two of them are equal when nothing has changed."""
+"""What of one source's answer is state; two of them are equal when nothing has changed."""
 
 
-def picture(stats: Stats) -> Picture:
-    """The states of all frontends, pools and members, and which worker it is that has them."""
+def picture(answer: Answer, worker: ProcessIdentity | None) -> Picture:
+    """The states of all listeners, pools and members, and which worker it is that has them."""
     return (
-        stats.pid,
-        *((frontend.name, _state(frontend.status)) for frontend in stats.frontends),
+        worker,
+        *((listener_id, _state(listener.status)) for listener_id, listener in answer.listeners.items()),
         *(
-            (backend.name, _state(backend.status), *((name, _state(text)) for name, text in backend.members.items()))
-            for backend in stats.backends
+            (key, _state(pool.status), *((name, _state(text)) for name, text in pool.members.items()))
+            for key, pool in answer.pools.items()
         ),
     )
 
@@ -40,7 +40,7 @@ def _state(text: str) -> str:
 
 
 class ChangeWatcher(Service):
-    """Tells when a listener, pool, member or process of any instance has changed its state."""
+    """Tells when a listener, pool, member or process of any source has changed its state."""
 
     _log = Logger()
 
@@ -49,12 +49,12 @@ class ChangeWatcher(Service):
         *,
         reactor: IReactorTime,
         interval: float,
-        samples: Callable[[], Awaitable[Sequence[InstanceSample]]],
+        samples: Callable[[], Awaitable[Sequence[Sample]]],
         changed: Callable[[], None],
     ) -> None:
         """
         @param interval: Seconds from one look to the next.
-        @param samples: Asks all instances that should run; it has a deadline of its own.
+        @param samples: Asks all sources that should run; it has a deadline of its own.
         @param changed: Called once for each look that has found a change.
         """
         self._samples = samples
@@ -92,7 +92,8 @@ class ChangeWatcher(Service):
         before, now = self._last or {}, {}
         for sample in samples:
             # One that does not answer just now has not changed for that.
-            now[sample.instance_id] = before.get(sample.instance_id) if sample.stats is None else picture(sample.stats)
+            answer = sample.answer
+            now[sample.source_id] = before.get(sample.source_id) if answer is None else picture(answer, sample.worker)
         first, self._last = self._last is None, now
         if not first and now != before and self.running:
             self._changed()

@@ -2,10 +2,10 @@
 How much of each listener's traffic the controller was already told, so that it is told the rest, and never twice.
 
 haproxy counts from a worker's start; a heartbeat tells what came since the last one.  So there is a *baseline* for
-each worker of an instance, the one that accepts connections and those that finish theirs after a reload: what its
+each worker of a source, the one that accepts connections and those that finish theirs after a reload: what its
 counters said when they were last told.  Another worker has other counters and starts from zero.
 
-Baselines live in a file too, for the next agent:
+Readings live in a file too, for the next agent:
 
     {"version": 3, "boot": BOOT_ID, "since": TICKS,
      "instances": {INSTANCE: [{"pid": PID, "started": TICKS,
@@ -25,6 +25,8 @@ When in doubt, traffic is lost rather than told twice:
 - Without a file that can be read, nobody knows what was told of a worker older than the agent: the first look at it
   only sets its baseline.  `since` hands that on to later agents: it is the start of the last agent that found no
   file, and zero if none of this boot did.
+- The kernel's counters, those of UDP and SCTP listeners, may outlast the keepalived that has set them up, or begin anew
+  with the next.  Where they say no less than was told of the last, they are taken for the same.
 - A file of another boot says nothing of the workers of this one, but none of them can have been told of yet.
 
 Nothing is synced to the disk: a process that dies does not take back what it wrote, and after a loss of power
@@ -45,35 +47,26 @@ from attrs import asdict, frozen
 from twisted.logger import Logger
 
 from amphora.files import beside
-from amphora.health.message import Traffic, traffic_by_listener
-from amphora.loadbalancer.sample import InstanceSample, OldFigures
 from amphora.process import ProcessIdentity
+from amphora.sample import Reading, Sample, Traffic
 
 FILE_NAME: Final = "stats_counters.json"
 _FORMAT: Final = 3
 
 
 @frozen
-class Baseline:
-    """What one worker's counters said, by listener id, when they were last told."""
-
-    worker: ProcessIdentity
-    listeners: Mapping[str, Traffic]
-
-
-@frozen
 class Deltas:
     """
-    What is to be told, by listener id, and the baselines, by instance id, that hold once it was told or written down.
+    What is to be told, by listener id, and the baselines, by source id, that hold once it was told or written down.
     """
 
     traffic: Mapping[str, Traffic]
-    baselines: Mapping[str, tuple[Baseline, ...]]
+    baselines: Mapping[str, tuple[Reading, ...]]
 
 
 class Counters:
     """
-    The baselines of all instances.
+    The baselines of all sources: what each process's counters said when they were last told.
 
     Apart from `deltas`, each method waits for the disk: they are called in a thread, one at a time.  The order is
     C{load} once; then for each heartbeat C{deltas}, C{advance}, and C{put_back} if it did not leave, or C{deltas} and
@@ -91,7 +84,7 @@ class Counters:
         self._path = directory / FILE_NAME
         self._boot_id = boot_id
         self._since = agent_started
-        self._baselines: Mapping[str, tuple[Baseline, ...]] = {}
+        self._baselines: Mapping[str, tuple[Reading, ...]] = {}
         self._untold: Mapping[str, Traffic] = {}
         self._telling: Mapping[str, Traffic] = {}
         self._written: tuple[object, object] | None = None
@@ -106,31 +99,31 @@ class Counters:
             pass
         except (OSError, ValueError, RecursionError) as problem:
             self._log.warn(
-                "{path} cannot be used: {problem}. What haproxy counted before this moment is not told",
+                "{path} cannot be used: {problem}. What was counted before this moment is not told",
                 path=str(self._path),
                 problem=problem,
             )
 
-    def deltas(self, samples: Iterable[InstanceSample]) -> Deltas:
+    def deltas(self, samples: Iterable[Sample]) -> Deltas:
         """
         Tell what came since the baselines, and what was not told before.
 
-        @param samples: All instances there are.  A worker that did not answer keeps its baseline as long as it lives.
-            An instance that is not among them is gone, and its worker with it: its baseline goes too.
+        @param samples: All sources there are.  A worker that did not answer keeps its baseline as long as it lives.
+            A source that is not among them is gone, and its worker with it: its baseline goes too.
         """
         traffic: dict[str, Traffic] = {}
-        baselines: dict[str, tuple[Baseline, ...]] = {}
+        baselines: dict[str, tuple[Reading, ...]] = {}
         for sample in samples:
-            known = self._baselines.get(sample.instance_id, ())
-            readings = _readings(sample)
+            known = self._baselines.get(sample.source_id, ())
+            readings = sample.readings
             for now in readings:
-                told = self._told(sample.instance_id, known, now)
+                told = self._told(sample.source_id, known, now)
                 for listener_id, total in now.listeners.items():
                     came = total.since(told.get(listener_id, Traffic()))
                     traffic[listener_id] = traffic.get(listener_id, Traffic()) + came
             kept = _not_read(known, readings, sample)
             if readings or kept:
-                baselines[sample.instance_id] = (*readings, *kept)
+                baselines[sample.source_id] = (*readings, *kept)
         there = {
             listener_id for workers in baselines.values() for baseline in workers for listener_id in baseline.listeners
         }
@@ -167,7 +160,7 @@ class Counters:
         self._baselines, self._untold = deltas.baselines, untold
         return True
 
-    def _told(self, instance_id: str, known: tuple[Baseline, ...], now: Baseline) -> Mapping[str, Traffic]:
+    def _told(self, source_id: str, known: tuple[Reading, ...], now: Reading) -> Mapping[str, Traffic]:
         """What was told of a worker that answers now."""
         for before in known:
             if before.worker == now.worker:
@@ -175,13 +168,20 @@ class Counters:
         if any(before.worker.started > now.worker.started for before in known):
             # A later one was told of already: this one's last word was, too.
             return now.listeners
+        if now.outlasting and known:
+            last = max(known, key=lambda reading: reading.worker.started)
+            return {
+                listener_id: told
+                for listener_id, told in last.listeners.items()
+                if now.listeners.get(listener_id, Traffic()).reaches(told)
+            }
         if now.worker.started > self._since:
             return {}
         # What it did before is unknown.  That it is told from here on holds even if this heartbeat does not leave.
-        self._baselines = {**self._baselines, instance_id: (*self._baselines.get(instance_id, ()), now)}
+        self._baselines = {**self._baselines, source_id: (*self._baselines.get(source_id, ()), now)}
         return now.listeners
 
-    def _write(self, baselines: Mapping[str, tuple[Baseline, ...]], untold: Mapping[str, Traffic]) -> bool:
+    def _write(self, baselines: Mapping[str, tuple[Reading, ...]], untold: Mapping[str, Traffic]) -> bool:
         """Put both into the file; answer whether no others stand there."""
         if self._written == (baselines, untold):
             return True
@@ -226,21 +226,7 @@ class Counters:
         )
 
 
-def _readings(sample: InstanceSample) -> tuple[Baseline, ...]:
-    """What the workers that have answered say, the one that accepts connections first."""
-    current = () if sample.stats is None or sample.worker is None else (OldFigures(sample.worker, sample.stats),)
-    readings: dict[ProcessIdentity, Baseline] = {}
-    for figures in (*current, *sample.old):
-        # While a reload goes on, the old worker may still be the one that answers.
-        readings.setdefault(
-            figures.worker, Baseline(figures.worker, traffic_by_listener(sample.instance_id, figures.stats))
-        )
-    return tuple(readings.values())
-
-
-def _not_read(
-    known: tuple[Baseline, ...], readings: tuple[Baseline, ...], sample: InstanceSample
-) -> tuple[Baseline, ...]:
+def _not_read(known: tuple[Reading, ...], readings: tuple[Reading, ...], sample: Sample) -> tuple[Reading, ...]:
     """
     The baselines that hold on though their workers did not answer now.
 
@@ -248,7 +234,7 @@ def _not_read(
     """
     read = {reading.worker for reading in readings}
     unread = tuple(baseline for baseline in known if baseline.worker not in read)
-    if sample.stats is None or sample.worker is None:
+    if sample.worker is None or not any(reading.worker == sample.worker for reading in readings):
         return unread
     started = sample.worker.started
     return tuple(baseline for baseline in unread if baseline.worker.started > started or baseline.worker.alive)
@@ -260,7 +246,7 @@ def _something(traffic: Mapping[str, Traffic]) -> Mapping[str, Traffic]:
 
 
 def _document(
-    boot_id: str, since: int, baselines: Mapping[str, tuple[Baseline, ...]], untold: Mapping[str, Traffic]
+    boot_id: str, since: int, baselines: Mapping[str, tuple[Reading, ...]], untold: Mapping[str, Traffic]
 ) -> dict[str, Any]:
     instances = {
         instance_id: [
@@ -293,7 +279,7 @@ def _decoded(listeners: Any) -> dict[str, Traffic]:
     }
 
 
-def _parsed(document: Any, boot_id: str) -> tuple[int, Mapping[str, tuple[Baseline, ...]], Mapping[str, Traffic]]:
+def _parsed(document: Any, boot_id: str) -> tuple[int, Mapping[str, tuple[Reading, ...]], Mapping[str, Traffic]]:
     """
     Read what L{_document} wrote.
 
@@ -307,7 +293,7 @@ def _parsed(document: Any, boot_id: str) -> tuple[int, Mapping[str, tuple[Baseli
             return 0, {}, {}
         baselines = {
             instance_id: tuple(
-                Baseline(
+                Reading(
                     ProcessIdentity(_count(worker["pid"]), _count(worker["started"])), _decoded(worker["listeners"])
                 )
                 for worker in workers

@@ -1,5 +1,5 @@
 """
-What a heartbeat says: version 3 of the controller's message, built from what all haproxies answered.
+What a heartbeat says: version 3 of the controller's message, built from what all sources answered.
 
     {"id": AMPHORA, "ver": 3, "seq": 17,
      "listeners": {LISTENER: {"status": "OPEN", "stats": {"tx": bytes sent to clients since the last heartbeat,
@@ -7,12 +7,11 @@ What a heartbeat says: version 3 of the controller's message, built from what al
                                                           "conns": connections open now,
                                                           "totconns": connections taken since then,
                                                           "ereq": invalid requests since then}}},
-     "pools": {"POOL:LISTENER": {"status": "UP", "members": {MEMBER: "UP" | "DOWN 1/2" | "no check" | ...}}},
+     "pools": {"POOL:LISTENER" | "POOL": {"status": "UP", "members": {MEMBER: "UP" | "DOWN 1/2" | "no check" | ...}}},
      "topology": "SINGLE", "topology_status": "OK" | "TOPOLOGY-CHANGE", "role": "ACTIVE" | "STANDBY"}
 
-A frontend that is named by a UUID is a listener.  All other frontends of an instance count together, as a listener
-with the instance's own id.  A backend is a pool; one whose name says no listener gets the instance's id for it.
-The states are haproxy's own words.  The last three keys are ours: Octavia passes them over.
+The states are haproxy's own words, and RESTARTING for a member of a UDP or SCTP listener; only such a listener's pool
+is told without the listener.  The last three keys are ours: Octavia passes them over.
 
 Everything here is a pure function.
 """
@@ -22,12 +21,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypedDict
 
-from attrs import frozen
-
 from amphora.health.envelope import MAX_DATAGRAM, seal
-from amphora.loadbalancer.listeners import is_internal, listener_of
-from amphora.loadbalancer.sample import InstanceSample
-from amphora.loadbalancer.stats import Frontend, Stats
+from amphora.sample import Answer, ListenerState, Traffic
 from amphora.vrrp.standing import ALONE, Standing
 
 VERSION: Final = 3
@@ -75,75 +70,32 @@ class TooLarge(Exception):
     """The listeners and pools alone, without any member, are more than a datagram holds."""
 
 
-@frozen
-class Traffic:
-    """What a listener carried, since its worker's start or since the last heartbeat: bytes, connections, errors."""
-
-    tx: int = 0
-    rx: int = 0
-    totconns: int = 0
-    ereq: int = 0
-
-    def __add__(self, other: Traffic) -> Traffic:
-        return Traffic(self.tx + other.tx, self.rx + other.rx, self.totconns + other.totconns, self.ereq + other.ereq)
-
-    def since(self, earlier: Traffic) -> Traffic:
-        """What came since an earlier reading; nothing where a counter was cleared in between."""
-        return Traffic(
-            max(0, self.tx - earlier.tx),
-            max(0, self.rx - earlier.rx),
-            max(0, self.totconns - earlier.totconns),
-            max(0, self.ereq - earlier.ereq),
-        )
-
-
-def frontends_by_listener(instance_id: str, stats: Stats) -> dict[str, list[Frontend]]:
-    """Sort an instance's frontends under the ids of the listeners that they are told as."""
-    listeners: dict[str, list[Frontend]] = {}
-    for frontend in stats.frontends:
-        if not is_internal(frontend.name):
-            listeners.setdefault(listener_of(frontend.name, instance_id), []).append(frontend)
-    return listeners
-
-
-def traffic_by_listener(instance_id: str, stats: Stats) -> dict[str, Traffic]:
-    """Sum up what each listener of an instance carried since the worker's start."""
-    return {
-        listener_id: sum((_traffic(each) for each in frontends), Traffic())
-        for listener_id, frontends in frontends_by_listener(instance_id, stats).items()
-    }
-
-
 def build(
     amphora_id: str,
     sequence: int,
-    samples: Iterable[InstanceSample],
+    answers: Iterable[Answer],
     traffic: Mapping[str, Traffic],
     standing: Standing = ALONE,
 ) -> Message:
     """
     Make the message of one heartbeat.
 
-    @param samples: What is to be told; an instance without an answer is left out.
+    @param answers: What all sources say that are to be told of.
     @param traffic: By listener id, what came since the last heartbeat; nothing for a listener that is not there.
     @param standing: The amphora's place among its peers.
     """
-    frontends: dict[str, list[Frontend]] = {}
+    listeners: dict[str, ListenerState] = {}
     pools: dict[str, Pool] = {}
-    for sample in samples:
-        if sample.stats is None:
-            continue
-        for listener_id, some in frontends_by_listener(sample.instance_id, sample.stats).items():
-            frontends.setdefault(listener_id, []).extend(some)
-        for backend in sample.stats.backends:
-            if not is_internal(backend.name):
-                key = backend.name if ":" in backend.name else f"{backend.name}:{sample.instance_id}"
-                pools[key] = Pool(status=backend.status, members=backend.members)
+    for answer in answers:
+        for listener_id, state in answer.listeners.items():
+            listeners[listener_id] = listeners[listener_id] + state if listener_id in listeners else state
+        for key, pool in answer.pools.items():
+            pools[key] = Pool(status=pool.status, members=dict(pool.members))
     return Message(
         id=amphora_id,
         ver=VERSION,
         seq=sequence,
-        listeners={each: _listener(some, traffic.get(each, Traffic())) for each, some in frontends.items()},
+        listeners={each: _listener(state, traffic.get(each, Traffic())) for each, state in listeners.items()},
         pools=pools,
         topology=standing.topology,
         topology_status=standing.status,
@@ -239,19 +191,14 @@ def _without(message: Message, members: Iterable[tuple[str, str]]) -> Message:
     return Message({**message, "pools": pools})
 
 
-def _listener(frontends: Sequence[Frontend], traffic: Traffic) -> Listener:
-    status = next((each.status for each in frontends if each.status != "OPEN"), "OPEN")
+def _listener(state: ListenerState, traffic: Traffic) -> Listener:
     return Listener(
-        status=status,
+        status=state.status,
         stats=ListenerStats(
             tx=traffic.tx,
             rx=traffic.rx,
-            conns=sum(each.current for each in frontends),
+            conns=state.current,
             totconns=traffic.totconns,
             ereq=traffic.ereq,
         ),
     )
-
-
-def _traffic(frontend: Frontend) -> Traffic:
-    return Traffic(tx=frontend.bytes_out, rx=frontend.bytes_in, totconns=frontend.total, ereq=frontend.request_errors)

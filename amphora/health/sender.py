@@ -1,7 +1,7 @@
 """
 Sending heartbeats: on time, to one controller after the other, whatever else happens.
 
-Each round reads what all haproxies say, makes one datagram of it and sends that to the controller whose turn it is;
+Each round reads what all sources say, makes one datagram of it and sends that to the controller whose turn it is;
 where that one cannot be reached, to the next at once.  Nothing in a round can hold up the next: reading, the disk and
 names that are looked up have deadlines, and what failed is logged while the rounds go on.
 
@@ -30,14 +30,13 @@ from twisted.logger import Logger
 from amphora.blocking import BlockingCalls
 from amphora.config import Controller
 from amphora.health.counters import Counters
-from amphora.health.message import TooLarge, Traffic, build, fit
-from amphora.loadbalancer.sample import InstanceSample
-from amphora.loadbalancer.stats import Stats
+from amphora.health.message import TooLarge, build, fit
+from amphora.sample import Answer, Sample, Traffic
 from amphora.vrrp.standing import ALONE, Standing
 from amphora.waiting import within
 
 REMEMBERED_INTERVALS: Final = 2
-"""For how many intervals the last answer of a haproxy is told that does not answer any more."""
+"""For how many intervals the last answer of a source is told that does not answer any more."""
 
 LOOKUP_AGE: Final = 60.0
 """Seconds after which a controller's name is looked up again, though its address works: controllers move."""
@@ -69,9 +68,18 @@ def look_up(host: str, port: int) -> Sequence[str]:
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
+@frozen
+class _Remembered:
+    """A source's name, and when it answered what."""
+
+    name: str
+    heard: float
+    answer: Answer
+
+
 class LastAnswers:
     """
-    What each haproxy answered last, for those that do not answer now.
+    What each source answered last, for those that do not answer now.
 
     A query that fails is not "no listeners": a controller takes an amphora for dead that misses one.
     """
@@ -83,37 +91,40 @@ class LastAnswers:
         @param keep: Seconds for which an answer may stand in for one that did not come.
         """
         self.keep = keep
-        self._answers: dict[str, tuple[float, Stats]] = {}
-        self._untold: set[str] = set()
+        self._answers: dict[str, _Remembered] = {}
+        self._untold: dict[str, str] = {}
 
-    def complete(self, samples: Iterable[InstanceSample] | None, now: float) -> list[InstanceSample]:
+    def complete(self, samples: Iterable[Sample] | None, now: float) -> list[Answer]:
         """
         Tell what a heartbeat should speak of.
 
-        @param samples: What all instances said just now; None if that could not be learnt of any.
+        @param samples: What all sources said just now; None if that could not be learnt of any.
         @param now: The clock's seconds.
         """
-        if samples is None:
-            samples = [InstanceSample(instance_id, None, None) for instance_id in self._answers]
         earlier, self._answers = self._answers, {}
-        untold: set[str] = set()
+        heard: dict[str, tuple[str, Answer | None]]
+        if samples is None:
+            heard = {source_id: (last.name, None) for source_id, last in earlier.items()}
+        else:
+            heard = {sample.source_id: (sample.name, sample.answer) for sample in samples}
+        untold: dict[str, str] = {}
         complete = []
-        for sample in samples:
-            answer = earlier.get(sample.instance_id) if sample.stats is None else (now, sample.stats)
-            if answer is not None:
-                self._answers[sample.instance_id] = answer
-            if answer is not None and now - answer[0] <= self.keep:
-                complete.append(InstanceSample(sample.instance_id, answer[1], None))
+        for source_id, (name, answer) in heard.items():
+            known = earlier.get(source_id) if answer is None else _Remembered(name, now, answer)
+            if known is not None:
+                self._answers[source_id] = known
+            if known is not None and now - known.heard <= self.keep:
+                complete.append(known.answer)
             else:
-                untold.add(sample.instance_id)
+                untold[source_id] = name
         self._tell_changes(untold)
         return complete
 
-    def _tell_changes(self, untold: set[str]) -> None:
-        for instance_id in untold - self._untold:
-            self._log.error("haproxy of {instance} does not answer: no heartbeat tells of it", instance=instance_id)
-        for instance_id in (self._untold - untold) & self._answers.keys():
-            self._log.info("haproxy of {instance} answers: heartbeats tell of it", instance=instance_id)
+    def _tell_changes(self, untold: dict[str, str]) -> None:
+        for source_id in untold.keys() - self._untold.keys():
+            self._log.error("{source} does not answer: no heartbeat tells of it", source=untold[source_id])
+        for source_id in (self._untold.keys() - untold.keys()) & self._answers.keys():
+            self._log.info("{source} answers: heartbeats tell of it", source=self._untold[source_id])
         self._untold = untold
 
 
@@ -130,11 +141,11 @@ class _Ledger:
         self._busy = False
         self._late = False
 
-    async def take(self, samples: Iterable[InstanceSample]) -> Mapping[str, Traffic] | None:
+    async def take(self, samples: Iterable[Sample]) -> Mapping[str, Traffic] | None:
         """Answer the traffic that counts as told from now on; None if it has to wait."""
         return None if self._busy else await self._in_time(self._take(samples))
 
-    async def keep(self, samples: Iterable[InstanceSample]) -> bool:
+    async def keep(self, samples: Iterable[Sample]) -> bool:
         """Write down the traffic that nobody is told of now; answer whether that was done."""
         return not self._busy and bool(await self._in_time(self._keep(samples)))
 
@@ -142,7 +153,7 @@ class _Ledger:
         """What the last L{take} answered was not told after all."""
         await self._in_time(self._put_back())
 
-    async def _take(self, samples: Iterable[InstanceSample]) -> Mapping[str, Traffic] | None:
+    async def _take(self, samples: Iterable[Sample]) -> Mapping[str, Traffic] | None:
         await self._load()
         deltas = self._counters.deltas(samples)
         if not await self._blocking.run(self._counters.advance, deltas):
@@ -151,7 +162,7 @@ class _Ledger:
             await self._put_back()
         return deltas.traffic
 
-    async def _keep(self, samples: Iterable[InstanceSample]) -> bool:
+    async def _keep(self, samples: Iterable[Sample]) -> bool:
         await self._load()
         return await self._blocking.run(self._counters.keep, self._counters.deltas(samples))
 
@@ -300,17 +311,17 @@ class HeartbeatSender(Service):
         blocking: BlockingCalls,
         amphora_id: str,
         settings: HeartbeatSettings,
-        samples: Callable[[], Awaitable[Sequence[InstanceSample]]],
+        samples: Callable[[], Awaitable[Sequence[Sample]]],
         counters: Counters,
         standing: Callable[[], Standing] = lambda: ALONE,
-        taken: Callable[[Sequence[InstanceSample]], None] = lambda _: None,
+        taken: Callable[[Sequence[Sample]], None] = lambda _: None,
         silence: Callable[[], str | None] = lambda: None,
         phase: Callable[[], float] = random.random,
         look_up: Callable[[str, int], Sequence[str]] = look_up,
     ) -> None:
         """
         @param settings: As it begins; see L{renew}.
-        @param samples: Asks all instances that should be told of.  What takes longer than half an interval is not
+        @param samples: Asks all sources that should be told of.  What takes longer than half an interval is not
             waited for.
         @param standing: The amphora's place among its peers.
         @param taken: Called with what C{samples} answered, when its traffic was told, or written down to be told.
@@ -513,7 +524,7 @@ class HeartbeatSender(Service):
         self._silent = reason is not None
         return self._silent
 
-    async def _collect(self, samples: Sequence[InstanceSample], *, untold: bool) -> Mapping[str, Traffic] | None:
+    async def _collect(self, samples: Sequence[Sample], *, untold: bool) -> Mapping[str, Traffic] | None:
         """Take the traffic to tell; None where it has to wait, as it does as long as no heartbeat gets through."""
         if untold:
             traffic, taken = None, await self._ledger.keep(samples)
@@ -524,8 +535,8 @@ class HeartbeatSender(Service):
             self._taken(samples)
         return traffic
 
-    async def _read(self) -> Sequence[InstanceSample] | None:
-        """Ask all instances; None if that failed as a whole or took too long."""
+    async def _read(self) -> Sequence[Sample] | None:
+        """Ask all sources; None if that failed as a whole or took too long."""
         reading = Deferred.fromCoroutine(self._ask())
         try:
             samples = await self._unless_stopped(within(self._reactor, self._settings.interval / 2, reading))
@@ -535,22 +546,22 @@ class HeartbeatSender(Service):
                 raise
             if not self._unread:
                 self._unread = True
-                self._log.failure("the instances could not be asked: heartbeats tell what was known last")
+                self._log.failure("the listeners could not be asked: heartbeats tell what was known last")
             return None
         if self._unread:
             self._unread = False
-            self._log.info("the instances could be asked again")
+            self._log.info("the listeners could be asked again")
         return samples
 
-    async def _ask(self) -> Sequence[InstanceSample]:
+    async def _ask(self) -> Sequence[Sample]:
         return await self._samples()
 
-    def _make(self, samples: Sequence[InstanceSample], traffic: Mapping[str, Traffic]) -> bytes | None:
+    def _make(self, answers: Sequence[Answer], traffic: Mapping[str, Traffic]) -> bytes | None:
         """Make the datagram; None, which is logged once, if there is no way to make it small enough."""
         key = self._settings.key
         assert key is not None
         try:
-            message = build(self._amphora_id, self.sent, samples, traffic, self._standing())
+            message = build(self._amphora_id, self.sent, answers, traffic, self._standing())
             datagram, left_out = fit(message, key, self.left_out)
         except TooLarge as problem:
             if not self._too_large:

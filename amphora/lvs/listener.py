@@ -84,6 +84,8 @@ class Surroundings:
     blocking: BlockingCalls
     program: Program
     addresses: Addresses
+    prepare_kernel: Callable[[], Awaitable[None]]
+    """Called when a keepalived that balances has come up, or was found: from then on the kernel has what it sets."""
     changed: Callable[[], None]
     """Called when a listener's process, or whether it should run, has changed."""
 
@@ -368,6 +370,7 @@ class LvsListener:
             await self._daemon.stop()
         else:
             self._log.info("{name}: found process {pid}", name=self._name, pid=process.pid)
+            await self._prepare_kernel()
         if not uploaded:
             await self._around.blocking.run(store.delete, self._files)
             self._running = None
@@ -445,7 +448,12 @@ class LvsListener:
 
     async def _appeared(self) -> None:
         self._look()
+        await self._prepare_kernel()
         await self._expected_changed()
+
+    async def _prepare_kernel(self) -> None:
+        if self._running is not None and self._running.virtual_servers:
+            await self._around.prepare_kernel()
 
     async def _return_run(self) -> bool:
         """What ran before is what runs next.  @return: False where nothing ran before."""

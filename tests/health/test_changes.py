@@ -10,7 +10,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from amphora.health.changes import ChangeWatcher
 from amphora.loadbalancer.sample import InstanceSample
 from amphora.loadbalancer.stats import Backend, Frontend, Stats
+from amphora.lvs.sample import LvsSample
 from amphora.process import ProcessIdentity
+from amphora.sample import Answer, ListenerState, PoolState, Sample
 
 FRONTEND = Frontend("f", "OPEN", 0, 0, 0, 0, 0)
 STATS = Stats(1, "2.6", (FRONTEND,), (Backend("p", "UP", {"m": "UP", "n": "no check"}),))
@@ -20,6 +22,7 @@ class ChangeTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.answers: dict[str, Stats | None] = {"a": STATS}
+        self.others: list[LvsSample] = []
         self.failure: Exception | None = None
         self.waiting: Deferred[None] | None = None
         self.changes = 0
@@ -29,15 +32,16 @@ class ChangeTests(SynchronousTestCase):
     def changed(self) -> None:
         self.changes += 1
 
-    async def samples(self) -> list[InstanceSample]:
+    async def samples(self) -> list[Sample]:
         if self.waiting is not None:
             await self.waiting
         if self.failure is not None:
             raise self.failure
-        return [
+        instances = [
             InstanceSample(name, stats, None if stats is None else ProcessIdentity(stats.pid, 1))
             for name, stats in self.answers.items()
         ]
+        return [*instances, *self.others]
 
     def changes_after(self, **answers: Stats | None) -> int:
         """How many changes the next look finds, when these are the answers."""
@@ -75,6 +79,20 @@ class ChangeTests(SynchronousTestCase):
         self.assertEqual(1, self.changes_after(a=evolve(STATS, pid=2)))
         self.assertEqual(1, self.changes_after(a=evolve(STATS, pid=2), b=STATS))
         self.assertEqual(1, self.changes_after(b=STATS))
+
+    def test_udp(self) -> None:
+        """A member of a UDP listener that goes down is a change, as that of a haproxy is."""
+        answer = Answer({"u": ListenerState("OPEN", 0)}, {"p": PoolState("UP", {"m": "UP"})})
+        self.others = [LvsSample("u", answer, ProcessIdentity(9, 9))]
+        self.assertEqual(1, self.changes_after(a=STATS))
+        self.others = [LvsSample("u", evolve(answer, listeners={"u": ListenerState("OPEN", 7)}), ProcessIdentity(9, 9))]
+        self.assertEqual(0, self.changes_after(a=STATS))
+        for status in ("RESTARTING", "DOWN"):
+            down = evolve(answer, pools={"p": PoolState("UP", {"m": status})})
+            self.others = [LvsSample("u", down, ProcessIdentity(9, 9))]
+            self.assertEqual(1, self.changes_after(a=STATS))
+        self.others = [LvsSample("u")]
+        self.assertEqual(0, self.changes_after(a=STATS))
 
     def test_silence(self) -> None:
         """A haproxy that does not answer has not changed, nor when it answers again as before."""

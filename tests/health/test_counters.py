@@ -12,10 +12,11 @@ from twisted.logger import LogEvent, LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from amphora.health.counters import Counters
-from amphora.health.message import Traffic
 from amphora.loadbalancer.sample import InstanceSample, OldFigures
 from amphora.loadbalancer.stats import Frontend, Stats
+from amphora.lvs.sample import LvsSample
 from amphora.process import ProcessIdentity
+from amphora.sample import Answer, ListenerState, Sample, Traffic
 
 INSTANCE = "11111111-0000-4000-8000-000000000001"
 OTHER = "11111111-0000-4000-8000-000000000002"
@@ -39,6 +40,13 @@ def reading(
     return InstanceSample(instance_id, Stats(worker.pid, "2.6.12", frontends, ()), worker)
 
 
+def kernel(keepalived: ProcessIdentity, sent: int | None) -> LvsSample:
+    """The kernel has sent so many bytes for a UDP listener, of which this keepalived has told it; None: unknown."""
+    answer = Answer({LISTENER: ListenerState("OPEN", 0)}, {})
+    traffic = None if sent is None else Traffic(tx=sent, totconns=sent // 10)
+    return LvsSample(LISTENER, answer, keepalived, traffic)
+
+
 def silence(instance_id: str = INSTANCE) -> InstanceSample:
     """The instance did not answer."""
     return InstanceSample(instance_id, None, None)
@@ -60,14 +68,14 @@ class CountersTestCase(SynchronousTestCase):
         counters.load()
         return counters
 
-    def told(self, *samples: InstanceSample) -> int:
+    def told(self, *samples: Sample) -> int:
         """Send a heartbeat, and answer how many bytes it tells of all listeners together."""
         deltas = self.counters.deltas(samples)
         if not self.counters.advance(deltas):
             return 0
         return sum(each.tx for each in deltas.traffic.values())
 
-    def failed(self, *samples: InstanceSample) -> None:
+    def failed(self, *samples: Sample) -> None:
         """Fail to send a heartbeat."""
         self.assertTrue(self.counters.advance(self.counters.deltas(samples)))
         self.counters.put_back()
@@ -85,7 +93,7 @@ class CountersTestCase(SynchronousTestCase):
         waiting = json.loads(self.file.read_text())["untold"]
         return {listener_id: total["tx"] for listener_id, total in waiting.items()}
 
-    def kept(self, *samples: InstanceSample) -> None:
+    def kept(self, *samples: Sample) -> None:
         """Tell nobody, as long as nobody listens."""
         self.assertTrue(self.counters.keep(self.counters.deltas(samples)))
 
@@ -418,3 +426,59 @@ class FileTests(CountersTestCase):
         self.directory.mkdir()
         self.assertEqual(self.told(reading(NEW, 35)), 5)
         self.assertEqual(self.saved(), {INSTANCE: 35})
+
+
+class KernelTests(CountersTestCase):
+    """The kernel's counters, which keepalived sets up and takes away, or leaves behind."""
+
+    def test_differences(self) -> None:
+        """While one keepalived lives, each heartbeat tells what came since the one before."""
+        self.assertEqual([self.told(kernel(NEW, sent)) for sent in (100, 130, 130, 200)], [100, 30, 0, 70])
+
+    def test_D2_restart(self) -> None:
+        """What the next keepalived sets up anew counts from zero."""
+        self.assertEqual(self.told(kernel(NEW, 100)), 100)
+        self.assertEqual([self.told(kernel(NEWER, sent)) for sent in (30, 50)], [30, 20])
+
+    def test_left_behind(self) -> None:
+        """What a keepalived that was killed leaves behind, and the next takes up, is not told twice."""
+        self.assertEqual(self.told(kernel(NEW, 100)), 100)
+        self.assertEqual([self.told(kernel(NEWER, sent)) for sent in (130, 150)], [30, 20])
+
+    def test_service_gone(self) -> None:
+        """A sum that falls, as an address was taken away, counts as nothing; from there it goes on."""
+        self.assertEqual([self.told(kernel(NEW, sent)) for sent in (100, 60, 70)], [100, 0, 10])
+
+    def test_unread(self) -> None:
+        """Counters that cannot be read for a while, and a keepalived that is replaced meanwhile, lose nothing."""
+        self.assertEqual(self.told(kernel(NEW, 100)), 100)
+        self.assertEqual([self.told(kernel(NEW, None)), self.told(kernel(NEWER, None))], [0, 0])
+        self.assertEqual(self.told(LvsSample(LISTENER)), 0)
+        self.assertEqual(self.told(kernel(NEWER, 130)), 30)
+
+    def test_D4_next_agent(self) -> None:
+        """The next agent goes on where this one was, whether keepalived was replaced in between or not."""
+        self.assertEqual(self.told(kernel(NEW, 100)), 100)
+        self.counters = self.agent(started=2000)
+        self.assertEqual(self.told(kernel(NEW, 150)), 50)
+        self.counters = self.agent(started=3000)
+        self.assertEqual(self.told(kernel(NEWER, 170)), 20)
+        self.counters = self.agent(started=4000)
+        self.assertEqual(self.told(kernel(ProcessIdentity(99, 3500), 60)), 60)
+
+    def test_D4_no_file(self) -> None:
+        """Without a file, what was there before the agent is not told; what comes from then on is."""
+        self.assertEqual([self.told(kernel(OLD, sent)) for sent in (500, 530)], [0, 30])
+
+    def test_D10_deleted(self) -> None:
+        """Of a listener that is gone nothing is kept."""
+        self.told(kernel(NEW, 100))
+        self.told()
+        self.assertEqual(self.saved(), {})
+        self.assertEqual(self.told(kernel(NEWER, 150)), 150)
+
+    def test_beside(self) -> None:
+        """A haproxy's listeners are counted beside it."""
+        self.assertEqual(self.told(reading(NEW, 1000, listeners=[OTHER]), kernel(NEW, 100)), 1100)
+        self.assertEqual(self.told(silence(), kernel(NEW, 130)), 30)
+        self.assertEqual(self.told(reading(NEW, 1005, listeners=[OTHER]), kernel(NEW, None)), 5)

@@ -7,14 +7,16 @@ import uuid
 from twisted.trial.unittest import SynchronousTestCase
 
 from amphora.health.envelope import MAX_DATAGRAM, seal, unseal
-from amphora.health.message import Message, Pool, TooLarge, Traffic, build, fit, traffic_by_listener
-from amphora.loadbalancer.sample import InstanceSample
+from amphora.health.message import Message, Pool, TooLarge, build, fit
+from amphora.loadbalancer.sample import InstanceSample, traffic_by_listener
 from amphora.loadbalancer.stats import Backend, Frontend, Stats
 from amphora.process import ProcessIdentity
+from amphora.sample import Answer, ListenerState, PoolState, Traffic
 
 AMPHORA = "6e2bc8a0-2548-4fb7-a5f0-fb1ef4a696ce"
 INSTANCE = "11111111-0000-4000-8000-000000000001"
 LISTENER = "22222222-0000-4000-8000-000000000002"
+OTHER = "44444444-0000-4000-8000-000000000004"
 POOL = "33333333-0000-4000-8000-000000000003"
 KEY = "key"
 
@@ -32,9 +34,11 @@ def frontend(name: str, status: str = "OPEN", current: int = 0, total: int = 0, 
     )
 
 
-def sample(*frontends: Frontend, backends: tuple[Backend, ...] = (), instance_id: str = INSTANCE) -> InstanceSample:
-    """An instance that answered this."""
-    return InstanceSample(instance_id, Stats(1, "2.6.12", frontends, backends), ProcessIdentity(1, 1))
+def said(*frontends: Frontend, backends: tuple[Backend, ...] = (), instance_id: str = INSTANCE) -> Answer:
+    """What an instance says whose haproxy has these."""
+    answer = InstanceSample(instance_id, Stats(1, "2.6.12", frontends, backends), ProcessIdentity(1, 1)).answer
+    assert answer is not None
+    return answer
 
 
 class BuildTests(SynchronousTestCase):
@@ -46,7 +50,7 @@ class BuildTests(SynchronousTestCase):
             AMPHORA,
             17,
             [
-                sample(
+                said(
                     frontend(LISTENER, current=4, total=90, size=5000),
                     backends=(Backend(f"{POOL}:{LISTENER}", "UP", {"a": "UP 1/3", "b": "no check"}),),
                 )
@@ -70,15 +74,25 @@ class BuildTests(SynchronousTestCase):
         )
 
     def test_nothing(self) -> None:
-        """Without instances, and with one that did not answer, `listeners` and `pools` are there and empty."""
-        for samples in ([], [InstanceSample(INSTANCE, None, None)]):
-            message = build(AMPHORA, 0, samples, {})
-            self.assertEqual((message["listeners"], message["pools"]), ({}, {}))
+        """Without listeners, `listeners` and `pools` are there and empty."""
+        message = build(AMPHORA, 0, [], {})
+        self.assertEqual((message["listeners"], message["pools"]), ({}, {}))
+
+    def test_udp(self) -> None:
+        """A UDP listener stands beside those of haproxy; its pool is told by its own id alone."""
+        udp = Answer({OTHER: ListenerState("OPEN", 3)}, {POOL: PoolState("UP", {"a": "RESTARTING"})})
+        message = build(AMPHORA, 0, [said(frontend(LISTENER)), udp], {OTHER: Traffic(tx=1, rx=2, totconns=3)})
+        self.assertEqual(set(message["listeners"]), {LISTENER, OTHER})
+        self.assertEqual(
+            message["listeners"][OTHER],
+            {"status": "OPEN", "stats": {"tx": 1, "rx": 2, "conns": 3, "totconns": 3, "ereq": 0}},
+        )
+        self.assertEqual(message["pools"], {POOL: {"status": "UP", "members": {"a": "RESTARTING"}}})
 
     def test_unnamed_frontends(self) -> None:
         """Frontends without a UUID for a name count together under the instance's id, beside those that have one."""
-        samples = [sample(frontend("web", current=1), frontend(LISTENER, current=2), frontend("api", current=4))]
-        listeners = build(AMPHORA, 0, samples, {INSTANCE: Traffic(tx=7)})["listeners"]
+        answers = [said(frontend("web", current=1), frontend(LISTENER, current=2), frontend("api", current=4))]
+        listeners = build(AMPHORA, 0, answers, {INSTANCE: Traffic(tx=7)})["listeners"]
         self.assertEqual(set(listeners), {INSTANCE, LISTENER})
         self.assertEqual((listeners[INSTANCE]["stats"]["conns"], listeners[INSTANCE]["stats"]["tx"]), (5, 7))
         self.assertEqual((listeners[LISTENER]["stats"]["conns"], listeners[LISTENER]["stats"]["tx"]), (2, 0))
@@ -86,9 +100,9 @@ class BuildTests(SynchronousTestCase):
     def test_almost_uuids(self) -> None:
         """A UUID is one in either case and with its dashes, and nothing around it."""
         for name in (LISTENER.replace("-", ""), f"{{{LISTENER}}}", LISTENER + "0", "g" + LISTENER[1:], ""):
-            self.assertEqual(list(build(AMPHORA, 0, [sample(frontend(name))], {})["listeners"]), [INSTANCE])
+            self.assertEqual(list(build(AMPHORA, 0, [said(frontend(name))], {})["listeners"]), [INSTANCE])
         name = "ABCDEF00" + LISTENER[8:]
-        self.assertEqual(list(build(AMPHORA, 0, [sample(frontend(name))], {})["listeners"]), [name])
+        self.assertEqual(list(build(AMPHORA, 0, [said(frontend(name))], {})["listeners"]), [name])
 
     def test_combined_status(self) -> None:
         """Frontends that count together are OPEN if all are, else what the first says that is not."""
@@ -97,36 +111,34 @@ class BuildTests(SynchronousTestCase):
             (("OPEN", "FULL"), "FULL"),
             (("STOP", "FULL", "OPEN"), "STOP"),
         ):
-            samples = [sample(*(frontend(f"f{number}", status) for number, status in enumerate(states)))]
-            self.assertEqual(build(AMPHORA, 0, samples, {})["listeners"][INSTANCE]["status"], combined)
+            answers = [said(*(frontend(f"f{number}", status) for number, status in enumerate(states)))]
+            self.assertEqual(build(AMPHORA, 0, answers, {})["listeners"][INSTANCE]["status"], combined)
 
     def test_pool_names(self) -> None:
         """A backend with a colon in its name keeps it; another gets the instance's id behind it."""
         backends = tuple(Backend(name, "UP", {}) for name in (POOL, f"{POOL}:{LISTENER}", "a:b:c"))
-        pools = build(AMPHORA, 0, [sample(backends=backends)], {})["pools"]
+        pools = build(AMPHORA, 0, [said(backends=backends)], {})["pools"]
         self.assertEqual(list(pools), [f"{POOL}:{INSTANCE}", f"{POOL}:{LISTENER}", "a:b:c"])
 
     def test_prometheus(self) -> None:
         """The controller's own metrics proxies are left out by their exact names; what only resembles them is not."""
         names = ("prometheus-exporter-internal-endpoint", "prometheus-exporter-internal")
-        own = sample(*map(frontend, names), backends=tuple(Backend(name, "UP", {}) for name in names))
+        own = said(*map(frontend, names), backends=tuple(Backend(name, "UP", {}) for name in names))
         message = build(AMPHORA, 0, [own], {})
         self.assertEqual((message["listeners"], message["pools"]), ({}, {}))
-        other = sample(frontend("my-prometheus", current=3), backends=(Backend("prometheus", "UP", {}),))
+        other = said(frontend("my-prometheus", current=3), backends=(Backend("prometheus", "UP", {}),))
         message = build(AMPHORA, 0, [other], {})
         self.assertEqual(message["listeners"][INSTANCE]["stats"]["conns"], 3)
         self.assertEqual(list(message["pools"]), [f"prometheus:{INSTANCE}"])
 
     def test_instances(self) -> None:
         """Several instances are told in one message; a listener that two of them have is told once, as a sum."""
-        other = "44444444-0000-4000-8000-000000000004"
-        samples = [
-            sample(frontend("web"), frontend(LISTENER, current=1)),
-            InstanceSample("55555555-0000-4000-8000-000000000005", None, None),
-            sample(frontend("web"), frontend(LISTENER, "FULL", current=2), instance_id=other),
+        answers = [
+            said(frontend("web"), frontend(LISTENER, current=1)),
+            said(frontend("web"), frontend(LISTENER, "FULL", current=2), instance_id=OTHER),
         ]
-        listeners = build(AMPHORA, 0, samples, {})["listeners"]
-        self.assertEqual(set(listeners), {INSTANCE, other, LISTENER})
+        listeners = build(AMPHORA, 0, answers, {})["listeners"]
+        self.assertEqual(set(listeners), {INSTANCE, OTHER, LISTENER})
         self.assertEqual(listeners[LISTENER]["status"], "FULL")
         self.assertEqual(listeners[LISTENER]["stats"]["conns"], 3)
 
@@ -136,16 +148,13 @@ class TrafficTests(SynchronousTestCase):
 
     def test_directions(self) -> None:
         """What haproxy sent to clients is tx, what it received from them rx."""
-        stats = sample(frontend(LISTENER, total=3, size=100)).stats
-        assert stats is not None
+        stats = Stats(1, "2.6.12", (frontend(LISTENER, total=3, size=100),), ())
         self.assertEqual(traffic_by_listener(INSTANCE, stats), {LISTENER: Traffic(tx=100, rx=50, totconns=3, ereq=3)})
 
     def test_sum(self) -> None:
         """Frontends that count together are added up; the metrics proxies are not among them."""
-        stats = sample(
-            frontend("a", size=100), frontend("b", size=10), frontend("prometheus-exporter-internal-endpoint", size=1)
-        ).stats
-        assert stats is not None
+        sizes = {"a": 100, "b": 10, "prometheus-exporter-internal-endpoint": 1}
+        stats = Stats(1, "2.6.12", tuple(frontend(name, size=size) for name, size in sizes.items()), ())
         self.assertEqual(traffic_by_listener(INSTANCE, stats)[INSTANCE].tx, 110)
 
     def test_cleared(self) -> None:
@@ -158,7 +167,7 @@ class TrafficTests(SynchronousTestCase):
 
 def message_of(pools: dict[str, Pool]) -> Message:
     """A message with these pools and one listener."""
-    message = build(AMPHORA, 0, [sample(frontend(LISTENER))], {})
+    message = build(AMPHORA, 0, [said(frontend(LISTENER))], {})
     message["pools"] = pools
     return message
 

@@ -29,7 +29,9 @@ from amphora.health.envelope import BadEnvelope, unseal
 from amphora.health.sender import SHORTEST_GAP, HeartbeatSender, HeartbeatSettings, LastAnswers, look_up
 from amphora.loadbalancer.sample import InstanceSample
 from amphora.loadbalancer.stats import Backend, Frontend, Stats
+from amphora.lvs.sample import LvsSample
 from amphora.process import ProcessIdentity
+from amphora.sample import Answer, ListenerState, PoolState, Sample, Traffic
 from amphora.vrrp.standing import ALONE, Standing
 
 P = ParamSpec("P")
@@ -37,6 +39,7 @@ T = TypeVar("T")
 
 AMPHORA = "6e2bc8a0-2548-4fb7-a5f0-fb1ef4a696ce"
 INSTANCE = "11111111-0000-4000-8000-000000000001"
+UDP = "bbbbbbbb-0000-4000-8000-000000000001"
 OTHER = "11111111-0000-4000-8000-000000000002"
 KEY = "a-key-that-no-log-may-show"
 INTERVAL = 10.0
@@ -136,9 +139,9 @@ class SenderTestCase(SynchronousTestCase):
         self.directory = Path(self.mktemp())
         self.directory.mkdir()
         self.blocking = Held()
-        self.samples: Sequence[InstanceSample] = []
+        self.samples: Sequence[Sample] = []
         self.asked: list[float] = []
-        self.question: Callable[[], Awaitable[Sequence[InstanceSample]]] = lambda: succeed(self.samples)
+        self.question: Callable[[], Awaitable[Sequence[Sample]]] = lambda: succeed(self.samples)
         self.looked_up: list[str] = []
         self.senders: list[HeartbeatSender] = []
 
@@ -155,7 +158,7 @@ class SenderTestCase(SynchronousTestCase):
         self.addCleanup(receiver.close)
         return receiver
 
-    def ask(self) -> Awaitable[Sequence[InstanceSample]]:
+    def ask(self) -> Awaitable[Sequence[Sample]]:
         """What the sender calls to learn how the instances are."""
         self.asked.append(self.clock.seconds())
         return self.question()
@@ -254,8 +257,8 @@ class CadenceTests(SenderTestCase):
         receiver = self.receiver()
         begun = self.clock.seconds()
 
-        def slow() -> Deferred[Sequence[InstanceSample]]:
-            waiting: Deferred[Sequence[InstanceSample]] = Deferred()
+        def slow() -> Deferred[Sequence[Sample]]:
+            waiting: Deferred[Sequence[Sample]] = Deferred()
             self.clock.callLater(len(self.asked) % 5, waiting.callback, [])
             return waiting
 
@@ -545,7 +548,7 @@ class ExtraTests(SenderTestCase):
 
     def test_during_a_round(self) -> None:
         """One that is asked for while a round is running, which may have asked haproxy before, leaves after it."""
-        waiting: Deferred[Sequence[InstanceSample]] = Deferred()
+        waiting: Deferred[Sequence[Sample]] = Deferred()
         self.question = lambda: waiting
         self.one.beat_now()
         self.pass_time(1)
@@ -852,10 +855,43 @@ class InstancesTests(SenderTestCase):
         for message in (gone, still_gone):
             self.assertEqual(list(message["listeners"]), [OTHER])
             self.assertEqual(list(message["pools"]), [f"pool:{OTHER}"])
-        self.assertEqual([(event["log_level"], event["instance"]) for event in logs], [(LogLevel.error, INSTANCE)])
+        self.assertEqual(
+            [(event["log_level"], event["source"]) for event in logs], [(LogLevel.error, f"haproxy of {INSTANCE}")]
+        )
         self.samples = [answer(160), answer(instance_id=OTHER)]
         self.pass_time(INTERVAL * 2)
         self.assertEqual(self.tx(receiver.hear()), [60, 0])
+
+    def test_B2_udp(self) -> None:
+        """
+        A UDP listener that the kernel does not tell of for a moment is told as it was last for two intervals, without
+        traffic, then not at all; haproxy's stays.  What it carried meanwhile is told when it is told of again, once.
+        """
+        receiver = self.receiver()
+
+        def udp(sent: int) -> LvsSample:
+            answer = Answer({UDP: ListenerState("OPEN", 3)}, {"udp-pool": PoolState("UP", {"m": "UP"})})
+            return LvsSample(UDP, answer, ProcessIdentity(90, 1600), Traffic(tx=sent, rx=1, totconns=1))
+
+        self.samples = [answer(100), udp(50)]
+        self.started(receiver.controller)
+        self.pass_time(5)
+        self.samples = [answer(110), LvsSample(UDP)]
+        with capturedLogs() as logs:
+            self.pass_time(INTERVAL * 3)
+        first, second, third, gone = receiver.hear()
+        stats = {"tx": 50, "rx": 1, "conns": 3, "totconns": 1, "ereq": 0}
+        self.assertEqual(first["listeners"][UDP], {"status": "OPEN", "stats": stats})
+        self.assertEqual(first["pools"]["udp-pool"], {"status": "UP", "members": {"m": "UP"}})
+        for message in (second, third):
+            self.assertEqual(message["listeners"][UDP]["stats"], {**stats, "tx": 0, "rx": 0, "totconns": 0})
+            self.assertEqual(message["pools"], first["pools"])
+        self.assertEqual(list(gone["listeners"]), [INSTANCE])
+        self.assertEqual(self.tx([first, second, third, gone]), [100, 10, 0, 0])
+        self.assertEqual([event["source"] for event in logs], [f"keepalived of {UDP}"])
+        self.samples = [answer(110), udp(75)]
+        self.pass_time(INTERVAL * 2)
+        self.assertEqual([message["listeners"][UDP]["stats"]["tx"] for message in receiver.hear()], [25, 0])
 
     def test_deleted(self) -> None:
         """An instance that is not among the samples is gone at once."""
@@ -876,10 +912,10 @@ class InstancesTests(SenderTestCase):
         receiver.hear()
         real = self.question
 
-        def broken_at_once() -> Deferred[Sequence[InstanceSample]]:
+        def broken_at_once() -> Deferred[Sequence[Sample]]:
             raise ZeroDivisionError
 
-        for broken in (broken_at_once, Deferred[Sequence[InstanceSample]], Stubborn):
+        for broken in (broken_at_once, Deferred[Sequence[Sample]], Stubborn):
             self.question = broken
             with capturedLogs() as logs:
                 self.pass_time(INTERVAL * 3)
@@ -913,7 +949,7 @@ class InstancesTests(SenderTestCase):
         self.assertEqual(self.tx(receiver.hear()), [20])
 
 
-class Stubborn(Deferred[Sequence[InstanceSample]]):
+class Stubborn(Deferred[Sequence[Sample]]):
     """A question that never ends, not even when it is cancelled."""
 
     def cancel(self) -> None:
@@ -1026,7 +1062,7 @@ class StopTests(SenderTestCase):
     def test_while_asking(self) -> None:
         """What the instances say is not waited for, even if they cannot be stopped from saying it."""
         receiver = self.receiver()
-        for question in (Deferred[Sequence[InstanceSample]], Stubborn):
+        for question in (Deferred[Sequence[Sample]], Stubborn):
             self.question = question
             self.stop(self.started(receiver.controller))
             sender = self.started(receiver.controller)

@@ -64,13 +64,15 @@ class LvsTestCase(TestCase):
         self.addresses = Addresses()
         self.check_scripts = CheckScripts(self.reactor, InThreads(self.reactor), self.base / "vrrp")
         self.addCleanup(self.check_scripts.close)
-        self.changes = 0
+        self.changes = self.prepared = 0
         await self.check_scripts.install()
         self.listeners = self.new_listeners()
         await self.listeners.adopt()
 
     def new_listeners(self) -> LvsListeners:
-        around = Surroundings(self.reactor, InThreads(self.reactor), self.program, self.addresses, self.changed)
+        around = Surroundings(
+            self.reactor, InThreads(self.reactor), self.program, self.addresses, self.prepare_kernel, self.changed
+        )
         listeners = LvsListeners(self.lvs, around, self.check_scripts.expect_processes)
 
         async def end() -> None:
@@ -79,6 +81,9 @@ class LvsTestCase(TestCase):
 
         self.addCleanup(lambda: Deferred.fromCoroutine(end()))
         return listeners
+
+    async def prepare_kernel(self) -> None:
+        self.prepared += 1
 
     def changed(self) -> None:
         self.changes += 1
@@ -219,6 +224,19 @@ class LifeTests(LvsTestCase):
         await self.act(listener.listener_id, "reload")
         self.assertEqual([binds] * 2, self.addresses.told)
         self.assertEqual(set(binds), self.listeners.binds)
+
+    async def test_A16_kernel_settings(self) -> None:
+        """What the kernel has to be told is seen to when a keepalived balances, not where one has nothing to do."""
+        idle = LvsText(disabled=True)
+        await self.running(idle)
+        self.assertEqual(0, self.prepared)
+        listener = LvsText()
+        await self.running(listener)
+        self.assertEqual(1, self.prepared)
+        await self.act(listener.listener_id, "reload")
+        self.assertEqual(2, self.prepared)
+        await self.next_agent()
+        self.assertEqual(3, self.prepared)
 
     async def test_many(self) -> None:
         """Listeners do not know of each other."""

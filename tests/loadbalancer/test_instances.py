@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, DeferredSemaphore
@@ -16,8 +17,9 @@ from amphora.loadbalancer.final_logs import Nowhere
 from amphora.loadbalancer.haproxy import Haproxy, HaproxyProgram
 from amphora.loadbalancer.instance import Surroundings
 from amphora.loadbalancer.instances import Instances
+from amphora.loadbalancer.kept_sessions import KeptSessions
 from amphora.loadbalancer.notify import NotifySocket
-from amphora.loadbalancer.store import InstanceState, Store, save_state
+from amphora.loadbalancer.store import InstanceFiles, InstanceState, Store, save_state
 from tests.integration.support import short_directory
 
 ID = "11111111-0000-4000-8000-000000000001"
@@ -36,13 +38,18 @@ class FileTests(SynchronousTestCase):
         reactor, blocking = cast(Any, self.clock), AtOnce()
         notify = NotifySocket(self.store.notify_socket)
         program = HaproxyProgram("/no/haproxy", "")
+        kept = KeptSessions(reactor, blocking, self.store.sessions_socket)
+
+        def make_haproxy(files: InstanceFiles, died: Callable[[], None], spoke: Callable[[], None]) -> Haproxy:
+            return Haproxy(reactor, blocking, program, notify, kept, files, died, spoke)
+
         self.instances = Instances(
             "/no/haproxy",
             self.store,
             Surroundings(
                 reactor=reactor,
                 blocking=blocking,
-                make_haproxy=lambda files, died, spoke: Haproxy(reactor, blocking, program, notify, files, died, spoke),
+                make_haproxy=make_haproxy,
                 logs=Nowhere(),
                 amphora_id=OTHER,
                 namespace="",
