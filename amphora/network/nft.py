@@ -10,7 +10,6 @@ from attrs import frozen
 from amphora.process import ENVIRONMENT, CommandFailed, IProcessReactor, run_command
 
 _TIMEOUT = 10.0
-_PROGRAM = "nft"
 
 
 class NftFailed(Exception):
@@ -33,6 +32,7 @@ class NftProgram:
 
     _reactor: IProcessReactor
     _namespace: str
+    _program: str = "nft"
 
     async def check(self, script: str) -> None:
         await self._run(script, "--check")
@@ -41,10 +41,11 @@ class NftProgram:
         await self._run(script)
 
     async def _run(self, script: str, *options: str) -> None:
-        if shutil.which(_PROGRAM, path=ENVIRONMENT["PATH"]) is None:
-            raise NftFailed("there is no nft: install nftables")
+        # Where there is a namespace, what fails to be found is told by ip, in other words.
+        if shutil.which(self._program, path=ENVIRONMENT["PATH"]) is None:
+            raise NftFailed(f"there is no {self._program}: install nftables")
         inside = ["ip", "netns", "exec", self._namespace] if self._namespace else []
-        command = [*inside, _PROGRAM, *options, "--file", "-"]
+        command = [*inside, self._program, *options, "--file", "-"]
         try:
             result = await run_command(self._reactor, command, timeout=_TIMEOUT, stdin=script.encode())
         except CommandFailed as error:

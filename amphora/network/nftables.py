@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable
-from typing import Any
 
 from attrs import frozen
 
@@ -31,6 +30,8 @@ FILTER_TABLE = "inet amphora_table"
 """The family and name of the filter."""
 
 _TRANSLATIONS = {4: "ip octavia-ipv4", 6: "ip6 octavia-ipv6"}
+
+_HEADLINE = "# Written by the amphora agent, which reads these comments back: the rest follows from them."
 
 _ICMP = ("destination-unreachable", "time-exceeded", "parameter-problem")
 _ICMPV6 = (
@@ -129,33 +130,38 @@ def translation_script(ports: Iterable[Port]) -> str:
 
 
 def stored_rules(rule_set: RuleSet, script: str) -> bytes:
-    """A file that C{nft -f} takes, and L{read_stored_rules} too."""
-    known = {"mac_address": rule_set.mac, "rules": [rule.encode() for rule in rule_set.rules]}
-    return (
-        "# Written by the amphora agent, which reads the next line back: the rest follows from it.\n"
-        f"# {json.dumps(known)}\n{script}"
-    ).encode()
+    """
+    A file that C{nft -f} takes, and L{read_stored_rules} too.
+
+    Each rule has a line: over one long comment nft 1.0.6 takes a minute.
+    """
+    head = {"mac_address": rule_set.mac, "rules": len(rule_set.rules)}
+    known = (f"# {json.dumps(each)}" for each in (head, *(rule.encode() for rule in rule_set.rules)))
+    return "\n".join((_HEADLINE, *known, script)).encode()
 
 
 def read_stored_rules(content: bytes) -> RuleSet:
     """
-    Read what L{stored_rules} made.  Of a part of it there is all or nothing: half a JSON object is none.
+    Read what L{stored_rules} made: all of its rules, or none.
 
     @raise ValueError: for all else; the text says what is wrong.
     """
-    _, _, after = content.partition(b"\n")
-    line, _, _ = after.partition(b"\n")
+    _, *lines = content.split(b"\n")
+    known = (json.loads(line.removeprefix(b"# ")) for line in lines)
     try:
-        known: Any = json.loads(line.removeprefix(b"# "))
-        mac = normalised_mac(known["mac_address"])
-        rules = known["rules"]
-        if mac is None or not isinstance(rules, list):
-            raise ValueError("no MAC address or no rules")
-        return RuleSet(mac, read_rules(rules))
+        head = next(known)
+        mac, count = normalised_mac(head["mac_address"]), head["rules"]
+        # Of a file that was cut the last line is no JSON, or there are too few of them.
+        rules = read_rules([next(known) for _ in range(count)])
     except InvalidRules as error:
         raise ValueError(error.reason) from None
+    except StopIteration:
+        raise ValueError("it ends too early") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(f"its second line tells no rules: {error!r}") from None
+        raise ValueError(f"it tells no rules: {error!r}") from None
+    if mac is None:
+        raise ValueError("it tells no MAC address")
+    return RuleSet(mac, rules)
 
 
 def _accept(rule: FilterRule) -> str:

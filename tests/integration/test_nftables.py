@@ -21,18 +21,18 @@ from twisted.trial.unittest import TestCase
 from amphora.blocking import InThreads
 from amphora.network.dhcp_client import opener
 from amphora.network.errors import RulesNotReplaced
-from amphora.network.filter_rules import FilterRule, read_rules
+from amphora.network.filter_rules import FilterRule
 from amphora.network.inside import inside
 from amphora.network.kernel import LinuxKernel
 from amphora.network.nft import NftFailed, NftProgram
-from amphora.network.nftables import FILTER_TABLE, RuleSet, filter_script
+from amphora.network.nftables import FILTER_TABLE, RuleSet, filter_script, read_stored_rules
 from amphora.network.packet_filter import PacketFilter
 from amphora.network.plugging import Network
 from amphora.network.records import Records
 from amphora.network.requests import read_vip_request
 from tests.integration.networks import PATIENCE, ip, ip_json, new_cable, new_namespace, unplug
 from tests.integration.support import requires, short_directory
-from tests.integration.test_network import OF_VIP, VIP, VIP6, NetworkTestCase
+from tests.integration.test_plug_1_0 import OWN, VIP, VIP6, Of10TestCase
 from tests.network.nft_contract import NftContract
 from tests.network.ports import EVERY_RULE, SRIOV
 
@@ -320,7 +320,7 @@ class FilterTests(FilteredTestCase):
         await self.plug(VIP)
         await self.let_in(TCP)
         whole = self.rules_path.read_bytes()
-        for left in (None, b"", whole[: whole.index(b"}]")], b"\0" * len(whole)):
+        for left in (None, b"", whole[: whole.index(b'"port"')], whole[: whole.index(b'"rules"')], b"\0" * len(whole)):
             if left is None:
                 self.rules_path.unlink()
             else:
@@ -422,7 +422,7 @@ class TranslationTests(FilteredTestCase):
 
 
 @requires("root", "haproxy", "ip", "nft", "ipv6")
-class RouteTests(NetworkTestCase):
+class RouteTests(Of10TestCase):
     """The route, as a controller calls it."""
 
     async def put(self, address: str, body: object) -> tuple[int, Any]:
@@ -433,32 +433,48 @@ class RouteTests(NetworkTestCase):
         self.assertIn(b"Content-Type: application/json", first)
         return int(first.split(b" ")[1]), json.loads(content)
 
+    def filter(self) -> str:
+        return nft(self.namespace, "list", "table", *FILTER_TABLE.split())
+
     async def test_route(self) -> None:
-        """Rules are for the interface that has the address; it is looked for before they are looked at."""
-        cable = self.cable()
+        """
+        An SR-IOV port is closed once it is plugged, and opened by its own address.
+
+        The interface is looked for before the rules are looked at, and they outlive the agent.
+        """
         sent = [rule.encode() for rule in EVERY_RULE]
-        self.assertEqual(404, (await self.put(VIP, b"nonsense"))[0])
+        self.assertEqual(404, (await self.put(OWN, b"nonsense"))[0])
         self.assertEqual(400, (await self.put("10.6.0.1.1", sent))[0])
-        await self.client.plug_vip(VIP, **OF_VIP, mac_address=cable.mac)
-        self.assertEqual((200, {"message": "OK"}), await self.put(VIP, sent))
+        self.assertEqual(202, (await self.vips(self.cable().mac, is_sriov=True))[0])
+        self.assertIn("policy drop", self.filter())
+        self.assertNotIn("amphora_vip_chain", self.filter())
+        self.assertEqual((200, {"message": "OK"}), await self.put(OWN, sent))
         path = self.agent.base_path / "nftables-vip.rules"
         self.assertEqual(0o600, path.stat().st_mode & 0o777)
-        listed = nft(self.namespace, "list", "table", *FILTER_TABLE.split())
-        self.assertEqual(len(EVERY_RULE), listed.partition("amphora_vip_chain {")[2].count("accept"))
+        before = self.filter()
+        self.assertEqual(len(EVERY_RULE), before.partition("amphora_vip_chain {")[2].count("accept"))
         for body, part in (
             (b"nonsense", "The body is not JSON"),
             ({}, "The body is not a JSON array"),
             ([*sent, {**sent[0], "port": 0}], f"rule {len(sent) + 1}: port is not a number"),
         ):
-            status, answer = await self.put(VIP, body)
+            status, answer = await self.put(OWN, body)
             self.assertEqual((400, "Invalid rules information"), (status, answer["message"]))
             self.assertIn(part, answer["details"])
-        self.assertEqual(listed, nft(self.namespace, "list", "table", *FILTER_TABLE.split()))
         status, answer = await self.put("127.0.0.1", sent)
         self.assertEqual((400, "lo is not the interface of a VIP that was plugged"), (status, answer["details"]))
+        self.assertEqual(before, self.filter())
         await self.agent.end()
         nft(self.namespace, "flush", "ruleset")
         await self.agent.start()
-        self.assertEqual(listed, nft(self.namespace, "list", "table", *FILTER_TABLE.split()))
-        self.assertEqual((200, {"message": "OK"}), await self.put(VIP, []))
-        self.assertEqual((), read_rules(json.loads(path.read_text().splitlines()[1][2:])["rules"]))
+        self.assertEqual(before, self.filter())
+        self.assertEqual((200, {"message": "OK"}), await self.put(OWN, []))
+        self.assertEqual((), read_stored_rules(path.read_bytes()).rules)
+
+    async def test_no_longer(self) -> None:
+        """A port that is told to be no SR-IOV port any more is filtered no more."""
+        mac = self.cable().mac
+        await self.vips(mac, is_sriov=True)
+        self.assertEqual({FILTER_TABLE, "ip octavia-ipv4"}, tables(self.namespace))
+        self.assertEqual(202, (await self.vip_port(mac))[0])
+        self.assertEqual({"ip octavia-ipv4"}, tables(self.namespace))

@@ -185,7 +185,13 @@ class StoredTests(SynchronousTestCase):
 
     def test_garbage(self) -> None:
         """What is no rule set is refused."""
-        for line in (b"", b"\xff", b"# 7", b"# []", b"# {}", b"[" * 100_000, b'# {"mac_address": "x", "rules": []}'):
+        mac = SRIOV.mac.encode()
+        for line in (
+            *(b"", b"\xff", b"# 7", b"# []", b"# {}", b"[" * 100_000),
+            b'# {"mac_address": "x", "rules": 0}',
+            *(b'# {"mac_address": "%s", "rules": %s}' % (mac, count) for count in (b"[]", b"null", b"2", b"1e3")),
+        ):
             self.assertRaises(ValueError, read_stored_rules, b"#\n" + line + b"\n")
+        self.assertEqual("it ends too early", str(self.assertRaises(ValueError, read_stored_rules, b"")))
         changed = self.content.replace(b'"port": 80', b'"port": 0')
         self.assertIn("port is not", str(self.assertRaises(ValueError, read_stored_rules, changed)))

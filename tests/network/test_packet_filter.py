@@ -90,7 +90,7 @@ class PacketFilterTests(SynchronousTestCase):
         self.replace(RULES)
         self.path.write_bytes(self.path.read_bytes()[:200])
         (problem,) = self.next_agent()
-        self.assertIn("second line", problem)
+        self.assertIn("it tells no rules", problem)
         self.assertEqual(0, self.open_ports())
         self.path.unlink()
         self.path.mkdir()
