@@ -57,13 +57,16 @@ class CommandResult:
 
 
 class _CommandProtocol(ProcessProtocol):
-    def __init__(self, ended: Deferred[CommandResult]) -> None:
+    def __init__(self, ended: Deferred[CommandResult], stdin: bytes) -> None:
         self._ended = ended
+        self._stdin = stdin
         self._output = bytearray()
 
     def connectionMade(self) -> None:
         transport = self.transport
         assert transport is not None
+        if self._stdin:
+            transport.write(self._stdin)
         transport.closeStdin()
 
     def outReceived(self, data: bytes) -> None:
@@ -83,15 +86,18 @@ def _exit_code(reason: Failure) -> int:
     return -ended.signal if ended.signal is not None else ended.exitCode or 1
 
 
-async def run_command(reactor: IProcessReactor, command: Sequence[str], *, timeout: float) -> CommandResult:
+async def run_command(
+    reactor: IProcessReactor, command: Sequence[str], *, timeout: float, stdin: bytes = b""
+) -> CommandResult:
     """
-    Run a command to its end.  Its standard input is empty, its environment is fixed.  Cancelled, it is killed.
+    Run a command to its end.  Its environment is fixed.  Cancelled, it is killed.
 
     @param timeout: Seconds after which it is killed.
+    @param stdin: All that it has to read.
     @raise CommandFailed: if it could not be started, or did not end, or let go of its output, in time.
     """
     ended: Deferred[CommandResult] = Deferred()
-    protocol = _CommandProtocol(ended)
+    protocol = _CommandProtocol(ended, stdin)
     try:
         transport = reactor.spawnProcess(protocol, _find(command[0]), command, env=ENVIRONMENT)
     except OSError as error:

@@ -54,6 +54,8 @@ from amphora.network.dhcp_client import opener
 from amphora.network.inside import inside
 from amphora.network.kernel import LinuxKernel
 from amphora.network.lvs_settings import LvsSettings
+from amphora.network.nft import NftProgram
+from amphora.network.packet_filter import PacketFilter
 from amphora.network.plugging import Network
 from amphora.network.records import Records
 from amphora.process import ProcessIdentity, boot_id
@@ -165,6 +167,7 @@ def build_agent(reactor: IReactor, config_file: Path, settings: Settings) -> Age
         blocking,
         kernel,
         Records(Path(settings.agent_server_network_dir)),
+        PacketFilter(NftProgram(reactor, settings.network_namespace), blocking, store.base_path / "nftables-vip.rules"),
         keepalived_owns_vips=lambda: topology.keepalived_owns_vips,
         still_bound=lambda: instances.binds | lvs_listeners.binds,
         open_wire=opener(reactor, blocking, settings.network_namespace),

@@ -45,8 +45,9 @@ class RunCommandTests(SynchronousTestCase):
         """Whatever happened, no delayed call is left."""
         self.assertEqual([], self.reactor.getDelayedCalls())
 
-    def run_one(self, *command: str) -> tuple[Deferred[CommandResult], FakeProcess]:
-        running = Deferred.fromCoroutine(run_command(self.reactor, command or ("program", "-v"), timeout=5.0))
+    def run_one(self, *command: str, stdin: bytes = b"") -> tuple[Deferred[CommandResult], FakeProcess]:
+        command = command or ("program", "-v")
+        running = Deferred.fromCoroutine(run_command(self.reactor, command, timeout=5.0, stdin=stdin))
         return running, self.reactor.processes[-1]
 
     def assert_failed(self, running: Deferred[CommandResult], text: str) -> None:
@@ -93,6 +94,13 @@ class RunCommandTests(SynchronousTestCase):
         running, process = self.run_one()
         self.assertFalse(process.stdin_open)
         self.assertEqual(ENVIRONMENT, process.environment)
+        process.exits()
+        self.successResultOf(running)
+
+    def test_input(self) -> None:
+        """A command reads what it is given, and its end."""
+        running, process = self.run_one(stdin=b"to read")
+        self.assertEqual((b"to read", False), (process.stdin, process.stdin_open))
         process.exits()
         self.successResultOf(running)
 
@@ -185,6 +193,13 @@ class RealCommandTests(_RealTestCase):
             ("cat; echo end", CommandResult(0, "end\n")),
         ):
             self.assertEqual(result, await self.run_shell(script))
+
+    async def test_input(self) -> None:
+        """A program reads all of a large input, and one that does not read it ends all the same."""
+        for script, count in (("wc -c", 10**6), ("exec <&-; echo 7", 7)):
+            command = ["/bin/sh", "-c", script]
+            result = await run_command(self.reactor, command, timeout=PATIENCE, stdin=b"x" * 10**6)
+            self.assertEqual((0, count), (result.exit_code, int(result.output)))
 
     async def test_environment(self) -> None:
         """Of our own environment nothing reaches a command."""

@@ -208,13 +208,30 @@ def body_object(request: IRequest, refusal: str) -> dict[str, Any]:
     @param refusal: What a client whose body is none is told.
     @raise RequestRefused: 400 for all else.
     """
-    try:
-        value = json.loads(body_bytes(request))
-    except (ValueError, RecursionError):
-        raise RequestRefused(ErrorAnswer(400, refusal, "The body is not JSON")) from None
+    value = _body_json(request, refusal)
     if not isinstance(value, dict):
         raise RequestRefused(ErrorAnswer(400, refusal, "The body is not a JSON object"))
     return value
+
+
+def body_array(request: IRequest, refusal: str) -> list[Any]:
+    """
+    A body that is a JSON array.
+
+    @param refusal: What a client whose body is none is told.
+    @raise RequestRefused: 400 for all else.
+    """
+    value = _body_json(request, refusal)
+    if not isinstance(value, list):
+        raise RequestRefused(ErrorAnswer(400, refusal, "The body is not a JSON array"))
+    return value
+
+
+def _body_json(request: IRequest, refusal: str) -> Any:
+    try:
+        return json.loads(body_bytes(request))
+    except (ValueError, RecursionError):
+        raise RequestRefused(ErrorAnswer(400, refusal, "The body is not JSON")) from None
 
 
 def body_file(request: IRequest) -> Deferred[Path]:

@@ -103,6 +103,10 @@ def answer_for(error: Exception) -> ErrorAnswer | None:
             return ErrorAnswer(404, "No suitable network interface found")
         case network.PlugFailed():
             return ErrorAnswer(500, f"Error plugging {error.what}", error.details)
+        case network.InvalidRules():
+            return ErrorAnswer(400, "Invalid rules information", error.reason)
+        case network.RulesNotReplaced():
+            return ErrorAnswer(500, "Error replacing interface rules", error.details)
         case network.NetworkUnreadable():
             return ErrorAnswer(500, "Error reading network interfaces", error.reason)
         case MethodNotAllowed():

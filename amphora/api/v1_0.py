@@ -17,7 +17,7 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
 
 from amphora.api.answers import CONFIGURATION_VALID, OK, answer_bytes, answer_json, etag
-from amphora.api.bodies import body_bytes, body_file, body_object
+from amphora.api.bodies import body_array, body_bytes, body_file, body_object
 from amphora.api.details_1_0 import API_VERSION, Details10
 from amphora.api.errors import ErrorAnswer, RequestRefused, install_error_pages
 from amphora.api.errors_1_0 import UNFORESEEN_1_0, answer_for_1_0
@@ -27,6 +27,7 @@ from amphora.loadbalancer.errors import NotRunning
 from amphora.loadbalancer.instance import ACTIONS, Action, Done, Status
 from amphora.loadbalancer.instances import Instances
 from amphora.lvs.listeners import LvsListeners
+from amphora.network.filter_rules import read_rules
 from amphora.network.plugging import Network
 from amphora.network.requests import read_network_request, read_vips_request
 from amphora.system.server_certificate import ServerCertificate
@@ -190,6 +191,14 @@ class V10:
     async def interface(self, request: IRequest, ip: str) -> bytes:
         """Which interface has an address: of a pair's VIP, a controller learns by it which amphora has it."""
         return answer_json(request, 200, {**OK, "interface": await self._network.interface_of(ip)})
+
+    @app.route("/interface/<ip>/rules", methods=["PUT"])
+    async def replace_rules(self, request: IRequest, ip: str) -> bytes:
+        """What the interface with this address lets in: the interface is looked for first."""
+        interface = await self._network.interface_of(ip)
+        rules = read_rules(body_array(request, "Invalid rules information"))
+        await self._network.replace_rules(interface, rules)
+        return answer_json(request, 200, OK)
 
     # keepalived
 

@@ -89,6 +89,20 @@ class PlugFailed(NetworkError):
 
 
 @frozen
+class InvalidRules(NetworkError):
+    """What an interface should let in is not told as it should be; the reason names the entry and the field."""
+
+    reason: str
+
+
+@frozen
+class RulesNotReplaced(NetworkError):
+    """The rules that were in force still are, in the kernel and on the disk; `details` has the system's own words."""
+
+    details: str
+
+
+@frozen
 class NetworkUnreadable(NetworkError):
     """The kernel does not tell what interfaces there are; `reason` is what the system says."""
 

@@ -30,12 +30,18 @@ from amphora.network.errors import (
     BadAddress,
     InterfaceExists,
     InterfaceNotFound,
+    InvalidRules,
     NetworkError,
     NetworkUnreadable,
     PlugFailed,
+    RulesNotReplaced,
     What,
 )
+from amphora.network.filter_rules import FilterRule
 from amphora.network.kernel import Kernel
+from amphora.network.nft import NftFailed
+from amphora.network.nftables import RuleSet, is_filtered
+from amphora.network.packet_filter import PacketFilter
 from amphora.network.plan import FIRST_NETWORK_NAME, FIRST_VIP_NAME, Found, Port, Sight, Vip, Wanted
 from amphora.network.reconcile import place, reconcile
 from amphora.network.records import Records
@@ -84,6 +90,7 @@ class Network:
     _blocking: BlockingCalls
     _kernel: Kernel
     _records: Records
+    _filter: PacketFilter
     _keepalived_owns_vips: Callable[[], bool]
     """Is this amphora one of a pair, whose VIPs keepalived gives to one of both?"""
     _still_bound: Callable[[], Iterable[Bind]]
@@ -213,6 +220,45 @@ class Network:
 
         return self._run_job("VIP", job)
 
+    def replace_rules(self, interface: str, rules: tuple[FilterRule, ...]) -> Deferred[None]:
+        """
+        Let these in by the interface of a VIP, and nothing else.
+
+        Octavia sends rules for the ports that no security group guards (SR-IOV); so one that has rules is such a port
+        from then on, whatever was told of it before.  There is one rule set: another interface's takes its place, and
+        the one that had it before lets nothing in.
+
+        @raise InvalidRules: if no VIP was plugged on it.
+        @raise RulesNotReplaced: and nothing is changed.
+        """
+
+        async def job() -> None:
+            port = next((port for port in self._ports.values() if port.name == interface and port.vips), None)
+            if port is None:
+                raise InvalidRules(f"{interface} is not the interface of a VIP that was plugged")
+            guarded = evolve(port, is_sriov=True)
+            ports = {**self._ports, port.mac: guarded}
+            if guarded != port:
+                try:
+                    await self._blocking.run(self._records.save, guarded, self._wanted(guarded))
+                except OSError as error:
+                    raise RulesNotReplaced(f"the record of {interface} cannot be written: {_words(error)}") from error
+            try:
+                await self._filter.replace(self._ports.values(), ports.values(), RuleSet(port.mac, rules))
+            except RulesNotReplaced:
+                if guarded != port:
+                    await self._record(port)
+                raise
+            self._ports = ports
+            if guarded != port:
+                await self._translate()
+            self._log.info("{interface} lets in what {count} rules say", interface=interface, count=len(rules))
+
+        def late(_: object, timeout: float) -> Failure:
+            return Failure(RulesNotReplaced(f"not done within {timeout:g} s; it is still being worked on"))
+
+        return self._jobs.run(job).addTimeout(PATIENCE, self._reactor, late)
+
     # What listeners need (amphora.loadbalancer.instance.Addresses)
 
     async def provide(self, binds: Iterable[Bind]) -> None:
@@ -305,6 +351,7 @@ class Network:
         for problem in problems:
             self._log.error("{problem}: not put back; plug it again", problem=problem)
         self._ports = {port.mac: port for port in ports}
+        await self._filter.load(ports)
 
         async def job() -> None:
             await self._make_way()
@@ -373,7 +420,7 @@ class Network:
 
     def _retry_later(self) -> None:
         self._amiss = {mac: reason for mac, reason in self._amiss.items() if mac in self._ports}
-        if not self._amiss:
+        if not self._amiss and not self._filter.lacking:
             self._pause = FIRST_RETRY
         elif not self._released and (self._retry is None or not self._retry.active()):
             self._retry = self._reactor.callLater(self._pause, self._retry_now)
@@ -381,6 +428,8 @@ class Network:
 
     def _retry_now(self) -> None:
         async def job() -> None:
+            if self._filter.lacking:
+                await self._translate()
             await self._see_to(list(self._amiss))
 
         self._jobs.run(job).addErrback(lambda reason: self._log.failure("interfaces cannot be put back", reason))
@@ -493,10 +542,18 @@ class Network:
                 raise PlugFailed(what, words) from error
             self._log.error("{reason}", reason=words)
         try:
+            if is_filtered(after):
+                await self._filter.guard(_with(self._ports, after.mac, after).values())
+        except NftFailed as error:
+            if not tolerant:
+                await self._record(after)
+            raise PlugFailed(what, f"{after.name} would be open: {error}") from error
+        try:
             await self._settle(meanwhile, wanted, done, problems if tolerant else None)
         except Exception as error:
             if not tolerant:
                 await self._undo(done)
+                await self._filter.restore(self._ports.values())
                 await self._record(after)
             if not isinstance(error, OSError | StepFailed | Unsettled):
                 raise
@@ -505,12 +562,18 @@ class Network:
         self._ports = _with(self._ports, after.mac, final)
         for port in {final.name: final, **({} if before is None else {before.name: before})}.values():
             await self._record(port)
+        await self._translate()
         added = {change.what for change in done if isinstance(change, Add)}
         self._announcer.announce((after.mac, each.ip) for each in wanted.addresses if not tolerant or each in added)
         self._in_place.add(after.mac)
         self._tend()
         if problems:
             raise PlugFailed(what, "\n".join(problems))
+
+    async def _translate(self) -> None:
+        await self._filter.translate(self._ports.values())
+        if self._filter.lacking:
+            self._retry_later()
 
     def _tend(self) -> None:
         """Have a DHCP server asked for the address of each interface that should have one of it, and of no other."""

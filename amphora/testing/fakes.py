@@ -93,6 +93,8 @@ class FakeProcess:
     signals: list[str] = field(init=False, factory=list)
     output_held: bool = field(init=False, default=False)
     """A child of its own holds its output open when it ends."""
+    stdin: bytes = field(init=False, default=b"")
+    """What it was given to read."""
     stdin_open: bool = field(init=False, default=True)
     _clock: Clock
     _protocol: Any
@@ -150,7 +152,8 @@ class FakeProcess:
         raise AssertionError("nothing asks this of a process of ours")
 
     def write(self, data: bytes) -> None:
-        raise AssertionError("nothing asks this of a process of ours")
+        assert self.stdin_open
+        self.stdin += data
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         raise AssertionError("nothing asks this of a process of ours")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from amphora.api.bodies import SpooledBody, body_object, is_configuration
+from amphora.api.bodies import SpooledBody, body_array, body_object, is_configuration
 from amphora.api.errors import RequestRefused
 from amphora.loadbalancer.errors import StorageFailed
 from amphora.testing.fakes import CallsLater, full_disk
@@ -310,24 +311,31 @@ class IsConfigurationTests(SynchronousTestCase):
             self.assertEqual(spooled, is_configuration(method, path), path)
 
 
-class BodyObjectTests(SynchronousTestCase):
-    """Bodies that are JSON objects."""
+class JsonBodyTests(SynchronousTestCase):
+    """Bodies that are JSON objects or arrays."""
 
-    def read(self, body: bytes) -> dict[str, Any]:
-        request = cast(Any, SimpleNamespace(content=BytesIO(body)))
-        return body_object(request, "No good")
+    def read(self, body: bytes, reader: Callable[[Any, str], Any] = body_object) -> Any:
+        request = SimpleNamespace(content=BytesIO(body))
+        return reader(request, "No good")
 
     def test_object(self) -> None:
         """An object is read, whatever it holds."""
         self.assertEqual({"a": None, "b": [1]}, self.read(b'{"a": null, "b": [1]}'))
 
+    def test_array(self) -> None:
+        """So is an array."""
+        self.assertEqual([{"a": None}, 1], self.read(b'[{"a": null}, 1]', body_array))
+        self.assertEqual([], self.read(b"[]", body_array))
+
     def test_anything_else(self) -> None:
         """All else is refused, and why."""
-        for body, details in (
-            *((body, "The body is not JSON") for body in (b"", b"{", b"\xff", b"[" * 100_000, b"{'a': 1}")),
-            *((body, "The body is not a JSON object") for body in (b"[]", b"1", b"null", b'"{}"')),
+        broken = (b"", b"{", b"\xff", b"[" * 100_000, b"{'a': 1}")
+        for reader, body, details in (
+            *((reader, body, "The body is not JSON") for reader in (body_object, body_array) for body in broken),
+            *((body_object, body, "The body is not a JSON object") for body in (b"[]", b"1", b"null", b'"{}"')),
+            *((body_array, body, "The body is not a JSON array") for body in (b"{}", b"1", b"null", b'"[]"')),
         ):
             with self.assertRaises(RequestRefused) as caught:
-                self.read(body)
+                self.read(body, reader)
             answer = caught.exception.answer
             self.assertEqual((400, "No good", details), (answer.status, answer.message, answer.details), body[:9])

@@ -62,6 +62,8 @@ ANSWERS: tuple[tuple[Exception, int, dict[str, str]], ...] = (
     (network.InterfaceNotFound("00"), 404, {"message": "No suitable network interface found"}),
     (network.PlugFailed("VIP", "why"), 500, {"message": "Error plugging VIP", "details": "why"}),
     (network.PlugFailed("Port", "why"), 500, {"message": "Error plugging Port", "details": "why"}),
+    (network.InvalidRules("why"), 400, {"message": "Invalid rules information", "details": "why"}),
+    (network.RulesNotReplaced("why"), 500, {"message": "Error replacing interface rules", "details": "why"}),
     (network.NetworkUnreadable("why"), 500, {"message": "Error reading network interfaces", "details": "why"}),
     (
         vrrp.ConfigurationRefused("Unknown keyword 'authe'"),

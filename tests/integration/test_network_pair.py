@@ -20,6 +20,8 @@ from amphora.network.dhcp_client import opener
 from amphora.network.errors import AddressNotFound
 from amphora.network.inside import inside
 from amphora.network.kernel import LinuxKernel
+from amphora.network.nft import NftProgram
+from amphora.network.packet_filter import PacketFilter
 from amphora.network.plugging import Network
 from amphora.network.records import Records
 from amphora.network.requests import VipRequest, read_vip_request
@@ -78,6 +80,7 @@ class PairTests(TestCase):
             blocking,
             LinuxKernel(self.namespace),
             Records(self.directory / "interfaces"),
+            PacketFilter(NftProgram(clock, self.namespace), blocking, self.directory / "nftables-vip.rules"),
             keepalived_owns_vips=lambda: self.pair,
             still_bound=lambda: [],
             open_wire=opener(clock, blocking, self.namespace),

@@ -20,9 +20,14 @@ from amphora.network.errors import (
     BadAddress,
     InterfaceExists,
     InterfaceNotFound,
+    InvalidRules,
     NetworkUnreadable,
     PlugFailed,
+    RulesNotReplaced,
 )
+from amphora.network.filter_rules import FilterRule
+from amphora.network.nftables import FILTER_TABLE
+from amphora.network.packet_filter import PacketFilter
 from amphora.network.plan import Port, Sight, Wanted
 from amphora.network.plugging import (
     APPEARANCE,
@@ -44,8 +49,10 @@ from amphora.network.state import Address, FoundAddress, Snapshot
 from amphora.network.steps import Add, MoveIn, Remove
 from amphora.testing.fake_dhcp import FakeDhcpServer
 from amphora.testing.fake_kernel import FakeKernel
-from amphora.testing.fakes import CallsLater
+from amphora.testing.fake_nft import FakeNft
+from amphora.testing.fakes import CallsLater, full_disk
 from tests.integration.support import short_directory
+from tests.network.ports import EVERY_RULE
 
 A, B, C = (f"02:00:00:00:00:0{letter}" for letter in "abc")
 VIP, SECOND, VIP6, ELSEWHERE = (
@@ -69,7 +76,9 @@ class NetworkTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.kernel = FakeKernel()
-        self.records = Records(short_directory(self) / "interfaces")
+        self.nft = FakeNft()
+        directory = short_directory(self)
+        self.records, self.rules_path = Records(directory / "interfaces"), directory / "nftables-vip.rules"
         self.pair = False
         self.binds: list[Bind] = []
         self.server = FakeDhcpServer(self.clock, silent=True)
@@ -83,6 +92,7 @@ class NetworkTestCase(SynchronousTestCase):
             AtOnce(),
             self.kernel,
             self.records,
+            PacketFilter(self.nft, AtOnce(), self.rules_path),
             keepalived_owns_vips=lambda: self.pair,
             still_bound=lambda: self.binds,
             open_wire=self.server.open,
@@ -829,6 +839,7 @@ class QueueTests(NetworkTestCase):
             calls,
             self.kernel,
             self.records,
+            PacketFilter(self.nft, AtOnce(), self.rules_path),
             keepalived_owns_vips=lambda: False,
             still_bound=lambda: [],
             open_wire=self.server.open,
@@ -1367,6 +1378,7 @@ class ListenerTests(NetworkTestCase):
             calls,
             self.kernel,
             self.records,
+            PacketFilter(self.nft, AtOnce(), self.rules_path),
             keepalived_owns_vips=lambda: False,
             still_bound=lambda: self.binds,
             open_wire=self.server.open,
@@ -1429,3 +1441,133 @@ class EndTests(NetworkTestCase):
         self.restart()
         self.successResultOf(ensureDeferred(self.network.release()))
         self.assertEqual([], self.clock.getDelayedCalls())
+
+
+class FilterTests(NetworkTestCase):
+    """SR-IOV ports are filtered, and what LVS needs of the kernel is there for all."""
+
+    def let_in(self, *rules: FilterRule, interface: str = "eth1") -> None:
+        self.successResultOf(self.network.replace_rules(interface, rules))
+
+    def filter(self) -> str:
+        return self.nft.tables.get(FILTER_TABLE, "")
+
+    def port(self) -> Port:
+        ports, _ = self.records.load()
+        return next(port for port in ports if port.mac == A)
+
+    def test_translation(self) -> None:
+        """Each plugged interface is translated by the IP versions that it carries, also a second one (A18)."""
+        self.kernel.new_link(A)
+        self.kernel.new_link(B)
+        self.plugged(request(VIP, A))
+        self.assertEqual({"ip octavia-ipv4"}, set(self.nft.tables))
+        self.plugged(request(VIP6, A))
+        self.assertIn('"eth1"', self.nft.tables["ip6 octavia-ipv6"])
+        self.successResultOf(self.network.plug_network(B))
+        for table in ("ip octavia-ipv4", "ip6 octavia-ipv6"):
+            self.assertIn('oifname { "eth1", "eth2" } meta l4proto { udp, sctp } masquerade', self.nft.tables[table])
+
+    def test_put_back(self) -> None:
+        """After a reboot all of it is there again, the rules too, and the port is not up before."""
+        self.kernel.new_link(A)
+        self.plugged(request(VIP, A))
+        self.let_in(*EVERY_RULE)
+        before = self.nft.tables
+        self.nft.tables = {}
+        self.nft.refused = "nft: no"
+        self.reboot()
+        self.assertFalse(self.kernel.outside.link(A).up)
+        self.nft.refused = ""
+        self.clock.advance(FIRST_RETRY)
+        self.assertTrue(self.kernel.inside.link(A).up)
+        self.assertEqual(before, self.nft.tables)
+
+    def test_rules(self) -> None:
+        """A port that has rules is an SR-IOV port from then on; each rule set takes the place of the one before."""
+        self.kernel.new_link(A)
+        self.plugged(request(VIP, A))
+        self.assertEqual(("", False), (self.filter(), self.port().is_sriov))
+        self.let_in(*EVERY_RULE)
+        self.assertEqual(len(EVERY_RULE), self.filter().partition("amphora_vip_chain {")[2].count("accept"))
+        self.assertTrue(self.port().is_sriov)
+        self.assertNotIn("notrack", self.nft.tables["ip octavia-ipv4"])
+        self.let_in()
+        self.assertNotIn("accept", self.filter().partition("amphora_vip_chain {")[2])
+
+    def test_no_vip(self) -> None:
+        """Rules are for what was plugged, with a VIP."""
+        self.kernel.new_link(A)
+        self.successResultOf(self.network.plug_network(A))
+        for interface in ("eth2", "lo"):
+            failure = self.failureResultOf(self.network.replace_rules(interface, EVERY_RULE), InvalidRules)
+            self.assertIn(interface, failure.value.reason)
+        self.assertEqual("", self.filter())
+
+    def test_refused(self) -> None:
+        """What nft refuses changes nothing, on the disk neither."""
+        self.kernel.new_link(A)
+        self.plugged(request(VIP, A))
+        before = (self.world(), self.nft.tables)
+        self.nft.refused = "nft: no"
+        failure = self.failureResultOf(self.network.replace_rules("eth1", EVERY_RULE), RulesNotReplaced)
+        self.assertEqual("nft: no", failure.value.details)
+        self.assertEqual(before, (self.world(), self.nft.tables))
+        self.assertFalse(self.rules_path.exists())
+
+    def test_no_room(self) -> None:
+        """Neither does a disk that is full."""
+        self.kernel.new_link(A)
+        self.plugged(request(VIP, A))
+        with full_disk():
+            replacing = self.network.replace_rules("eth1", EVERY_RULE)
+        self.assertIn("the record of eth1", self.failureResultOf(replacing, RulesNotReplaced).value.details)
+        self.assertEqual(("", False), (self.filter(), self.port().is_sriov))
+
+    def test_guarded_first(self) -> None:
+        """An SR-IOV port that cannot be filtered is not plugged; another one is, with one warning."""
+        self.kernel.new_link(A)
+        self.kernel.new_link(B)
+        self.plugged(request(VIP, A))
+        self.let_in()
+        self.nft.refused = "there is no nft"
+        before = self.world()
+        plugging = self.network.plug_vip(request(SECOND, A))
+        self.assertIn("there is no nft", self.failureResultOf(plugging, PlugFailed).value.details)
+        self.assertEqual(before, self.world())
+        with capturedLogs() as events:
+            self.plugged(request(ELSEWHERE, B))
+            self.plugged(request(ELSEWHERE, B))
+        warnings = [event["problem"] for event in events if event["log_level"] is LogLevel.warn]
+        self.assertEqual(["there is no nft"], warnings)
+
+    def test_undone(self) -> None:
+        """A plug that fails leaves the filter as it was."""
+        self.kernel.new_link(A)
+        self.plugged(request(VIP, A))
+        self.let_in(*EVERY_RULE)
+        before = self.nft.tables
+        self.kernel.refused = {"adding": "no"}
+        self.failureResultOf(self.network.plug_vip(request(VIP6, A)), PlugFailed)
+        self.assertEqual(before, self.nft.tables)
+
+    def test_translation_fails(self) -> None:
+        """A translation that fails is tried again until it is there."""
+        self.kernel.new_link(A)
+        self.nft.refused = "nft: no"
+        self.plugged(request(VIP, A))
+        self.clock.advance(FIRST_RETRY)
+        self.nft.refused = ""
+        self.clock.advance(LONGEST_RETRY)
+        self.assertIn("ip octavia-ipv4", self.nft.tables)
+
+    def test_patience(self) -> None:
+        """Nobody waits for ever for rules."""
+        self.kernel.new_link(A)
+        self.plugged(request(VIP, A))
+        self.nft.stuck = Deferred()
+        replacing = self.network.replace_rules("eth1", EVERY_RULE)
+        self.clock.advance(PATIENCE)
+        self.assertIn("still being worked on", self.failureResultOf(replacing, RulesNotReplaced).value.details)
+        self.nft.stuck.callback(None)
+        self.assertNotEqual("", self.filter())
