@@ -33,7 +33,12 @@ setup(
     # twisted.plugins is Twisted's own package: ours only adds a file to its folder.
     packages=[*find_packages(include=["amphora", "amphora.*"]), "twisted.plugins"],
     package_data={"amphora": ["py.typed"], "amphora.lvs": ["scripts/*.sh"], "amphora.vrrp": ["scripts/*.sh"]},
-    entry_points={"console_scripts": ["amphora-health-checker = amphora.health_checker:main"]},
+    entry_points={
+        "console_scripts": [
+            "amphora-agent = amphora.command:main",
+            "amphora-health-checker = amphora.health_checker:main",
+        ]
+    },
     zip_safe=False,
     python_requires=">=3.11",
     install_requires=[

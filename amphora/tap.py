@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -103,6 +104,9 @@ def makeService(options: Options) -> IService:
     """
     from twisted.internet import reactor
 
+    if signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:
+        # The image's logrotate sends it to have a log opened anew.  Ours is no file, and the signal would end us.
+        signal.signal(signal.SIGUSR1, lambda number, frame: None)
     try:
         # A timer that counts on the wall clock stands still for as long as the clock is set back.
         cast(Any, reactor).seconds = time.monotonic

@@ -13,6 +13,9 @@ from typing import Any, NoReturn, TypeVar, cast
 
 from twisted.trial.unittest import FailTest, SynchronousTestCase
 
+OCTAVIA = Path(__file__).parent.parent.parent / ".venv-octavia" / "bin" / "python"
+"""The Python of the environment that an unmodified Octavia is installed in."""
+
 _Test = TypeVar("_Test", bound=Callable[..., object])
 
 
@@ -31,8 +34,8 @@ def _has_ipv6() -> bool:
 
 
 def missing(needs: Sequence[str]) -> str | None:
-    """Say what the machine lacks of `needs`: names of programs, "root" for its rights, "ipv6".  None if nothing."""
-    others = {"root": lambda: os.geteuid() == 0, "ipv6": _has_ipv6}
+    """Say what is lacking of `needs`: names of programs, "root" for its rights, "ipv6", "octavia".  None if nothing."""
+    others = {"root": lambda: os.geteuid() == 0, "ipv6": _has_ipv6, "octavia": OCTAVIA.exists}
     lacking = [need for need in needs if not (others[need]() if need in others else program(need))]
     return f"needs {', '.join(lacking)}" if lacking else None
 

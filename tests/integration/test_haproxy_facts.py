@@ -17,7 +17,7 @@ from amphora.loadbalancer.haproxy import Processes, parse_processes
 from amphora.loadbalancer.old_workers import OldWorker, StatsSession, hold
 from amphora.loadbalancer.sockets import NoAnswer, ask
 from amphora.process import ProcessIdentity, run_command, spawn_daemon
-from tests.integration.harness import LoadBalancer, free_port, wait_until
+from tests.integration.harness import LoadBalancer, free_port, get, wait_until
 from tests.integration.support import program, requires, short_directory
 
 
@@ -146,6 +146,27 @@ class HaproxyFactTests(TestCase):
         haproxy.config.write_bytes(self.balancer.config())
         await self.reloaded(process)
         self.assertIsNotNone((await haproxy.processes()).current)
+
+    @requires("ipv6")
+    async def test_reload_with_ipv6(self) -> None:
+        """
+        With `noreuseport` a reload takes all IPv4 listeners away where an IPv6 address is bound without `v6only`.
+
+        haproxy 2.6 does not recognize the old worker's IPv6 socket, cannot bind the address beside it, and has the old
+        worker pause: that shuts down the sockets which both share.
+        """
+        self.balancer = LoadBalancer(extra_binds=(f"::1:{free_port()}",))
+        for overlay, served in (("", True), ("    noreuseport", False)):
+            haproxy = self.haproxy(overlay.strip() or "shared", overlay)
+            process = await self.started(haproxy)
+            await get(self.balancer.port)
+            await self.reloaded(process)
+            if served:
+                await get(self.balancer.port)
+            else:
+                await self.assertFailure(get(self.balancer.port), ConnectionRefusedError)
+            process.send_signal(signal.SIGTERM)
+            await wait_until(lambda process=process: not process.alive, "haproxy to end")  # type: ignore[misc]
 
     async def test_two_on_one_address(self) -> None:
         """Two haproxies share an address silently, and each gets half of it; with `noreuseport` the second fails."""

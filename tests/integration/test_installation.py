@@ -72,6 +72,8 @@ class WheelTests(SynchronousTestCase):
         elsewhere.mkdir()
         where = self.output(python, "-c", "import amphora; print(amphora.__file__)", cwd=elsewhere)
         self.assertTrue(where.startswith(str(fresh)), where)
+        told = self.output(str(fresh / "bin" / "amphora-agent"), "--help", cwd=elsewhere)
+        self.assertIn("--config-file", told)
         twistd = "from twisted.scripts.twistd import run; run()"
         answer = self.output(python, "-c", twistd, "amphora", "--help", cwd=elsewhere)
         self.assertIn("--config-file", answer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -72,6 +74,14 @@ class StartTests(AgentTestCase):
         await self.agent.start()
         self.assertIn("no_such_option", self.agent.log)
         self.assertIn("no_such_section", self.agent.log)
+
+    async def test_log_rotation(self) -> None:
+        """SIGUSR1, which an amphora's logrotate sends, ends nothing."""
+        await self.agent.start()
+        os.kill(self.agent.pid, signal.SIGUSR1)
+        await self.client.info()
+        await self.agent.end()
+        self.assertIn("Server Shut Down", self.agent.log)
 
     async def test_leftovers(self) -> None:
         """What an agent left unfinished when it was killed is gone after the next start."""

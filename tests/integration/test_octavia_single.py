@@ -1,0 +1,241 @@
+"""An unmodified Octavia has one amphora balance load: its driver, templates and health manager, in its flows' order."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+from amphora.testing.pki import SERVER, Authority, Part
+from tests.integration.harness import new_id, wait_until
+from tests.integration.octavia_cloud import (
+    MEMBER_SUBNET,
+    SECOND_SUBNET,
+    SECOND_VIP,
+    SUBNET6,
+    VIP,
+    VIP6,
+    Amphora,
+    OctaviaError,
+    OctaviaTestCase,
+)
+from tests.integration.support import requires
+
+
+def listener(protocol: str, port: int, pool: dict[str, Any] | None, **more: object) -> dict[str, Any]:
+    return {
+        "id": new_id(),
+        "protocol": protocol,
+        "protocol_port": port,
+        "default_pool_id": None if pool is None else pool["id"],
+        **more,
+    }
+
+
+def pool(protocol: str, *members: dict[str, Any], **more: object) -> dict[str, Any]:
+    return {"id": new_id(), "protocol": protocol, "members": list(members), **more}
+
+
+@requires("root", "haproxy", "keepalived", "ip", "octavia")
+class SingleTests(OctaviaTestCase):
+    """The life of a load balancer of the topology SINGLE."""
+
+    async def _plugged(self) -> Amphora:
+        """An amphora that has its VIPs and a port in the members' network."""
+        self.cloud.plan["additional_vips"] = [
+            {"ip_address": SECOND_VIP, "subnet": SECOND_SUBNET},
+            {"ip_address": VIP6, "subnet": SUBNET6},
+        ]
+        amphora = await self.cloud.boot()
+        info = await amphora.call("get_info")
+        self.assertEqual(info["api_version"], "1.0")
+        await amphora.call("plug_vip")
+        await self._plug_members(amphora)
+        return amphora
+
+    async def _plug_members(self, amphora: Amphora) -> None:
+        port = self.cloud.lab.port()
+        fixed = {"ip_address": "10.98.0.11", "subnet": MEMBER_SUBNET}
+        await amphora.call("plug_network", {"id": new_id(), "mac_address": port.mac, "fixed_ips": [fixed]})
+
+    async def _serves(self, port: int, member: dict[str, Any], vip: str = VIP, **options: Any) -> str:
+        """Ask until the member answers.  A connection that is refused is one that haproxy has not opened yet."""
+
+        async def so() -> str | None:
+            try:
+                answer = await self.cloud.get(port, vip=vip, **options)
+            except ConnectionError:
+                return None
+            return answer if member["id"] in answer else None
+
+        answer: str = await wait_until(so, f"the member behind port {port} of {vip} to answer")
+        return answer
+
+    async def test_vips_and_members(self) -> None:
+        """A booted amphora is given its VIPs, of both families, and a port to its members; each is where it is told."""
+        amphora = await self._plugged()
+        for address in (VIP, SECOND_VIP, VIP6, "10.99.0.11"):
+            self.assertTrue(amphora.has(address), address)
+            self.assertEqual(await amphora.call("interface", address), "eth1")
+        self.assertEqual(await amphora.call("interface", "10.98.0.11"), "eth2")
+        error = await self.assertFailure(amphora.call("interface", "10.98.0.99"), OctaviaError)
+        self.assertEqual(error.name, "NotFound")
+
+    async def test_plugged_twice(self) -> None:
+        """A flow that is tried again plugs what is plugged: Octavia goes on, and nothing is lost."""
+        amphora = await self._plugged()
+        await amphora.call("plug_vip")
+        for address in (VIP, SECOND_VIP, VIP6):
+            self.assertTrue(amphora.has(address), address)
+
+    async def test_life(self) -> None:
+        """A load balancer is created, changed and deleted; clients are served, and each heartbeat counts."""
+        amphora = await self._plugged()
+        plan = self.cloud.plan
+        first, second = self.cloud.new_member(8001), self.cloud.new_member(8002)
+        web = pool(
+            "HTTP",
+            first,
+            health_monitor={
+                "id": new_id(),
+                "type": "HTTP",
+                "http_method": "GET",
+                "url_path": "/",
+                "expected_codes": "200",
+                "http_version": 1.0,
+            },
+        )
+        plan["pools"] = [web]
+        plan["listeners"] = [listener("HTTP", 80, web, insert_headers={"X-Forwarded-For": "true"})]
+        await amphora.call("update")
+        for vip in (VIP, SECOND_VIP, VIP6):
+            answer = await self._serves(80, first, vip)
+            self.assertIn("x-forwarded-for: ", answer.lower())
+        await amphora.well()
+
+        # A TCP listener with a pool of its own.
+        tcp = pool(
+            "TCP", second, health_monitor={"id": new_id(), "type": "TCP"}, session_persistence={"type": "SOURCE_IP"}
+        )
+        plan["pools"].append(tcp)
+        plan["listeners"].append(listener("TCP", 8080, tcp))
+        await amphora.call("update")
+        await self._serves(8080, second)
+        await amphora.well()
+
+        # Members come and go.
+        web["members"] = [second]
+        await amphora.call("update")
+        for vip in (VIP, SECOND_VIP, VIP6):
+            await self._serves(80, second, vip)
+        await amphora.well()
+
+        # A listener that is disabled is not told of, and is not missed.
+        plan["listeners"][1]["enabled"] = False
+        await amphora.call("update")
+        seen = await amphora.seen_by_controller(lambda seen: seen["refreshed"], "a heartbeat that counts")
+        self.assertEqual(list(seen["message"]["listeners"]), [plan["listeners"][0]["id"]])
+
+        # Both listeners are deleted, and with the last one all of it.
+        for each in list(reversed(plan["listeners"])):
+            await amphora.call("delete_listener", each["id"])
+            plan["listeners"].remove(each)
+            await amphora.seen_by_controller(lambda seen: seen["refreshed"], "a heartbeat that counts")
+        self.assertEqual(amphora.agent.all_haproxies(), [])
+        self.assertEqual(await amphora.call("client", "get_all_listeners"), [])
+
+    async def test_terminated_https(self) -> None:
+        """A listener that ends TLS shows the tenant's certificates, and the renewed one after an update."""
+        amphora = await self._plugged()
+        plan = self.cloud.plan
+        member = self.cloud.new_member(8001)
+        web = pool("HTTP", member)
+        plan["pools"] = [web]
+        authority = Authority.create()
+        secure = listener(
+            "TERMINATED_HTTPS",
+            443,
+            web,
+            hsts_max_age=3600,
+            tls_versions=["TLSv1.2", "TLSv1.3"],
+            tls_ciphers="ECDHE-ECDSA-AES128-GCM-SHA256:TLS_AES_128_GCM_SHA256",
+            alpn_protocols=["h2", "http/1.1"],
+        )
+        plan["listeners"] = [secure]
+
+        async def store(name: str) -> str:
+            issued = authority.issue(name, usages=(SERVER,))
+            reference: str = await amphora.controller.call(
+                "store_certificate", plan, issued.pem(Part.CERTIFICATE).decode(), issued.pem(Part.KEY).decode()
+            )
+            return reference
+
+        secure["tls_certificate_id"] = await store("www.example.com")
+        secure["sni_container_ids"] = [await store("other.example.com")]
+        await amphora.call("update")
+        context = ssl.create_default_context(cadata=authority.certificate_pem.decode())
+        answer = await self._serves(443, member, tls=context)
+        self.assertIn("strict-transport-security: max-age=3600;", answer.lower())
+        await amphora.well()
+
+        uploaded = {each.name for each in (amphora.agent.cert_dir / plan["id"]).iterdir()}
+        secure["tls_certificate_id"] = await store("www.example.com")
+        await amphora.call("update")
+        self.assertEqual(len({each.name for each in (amphora.agent.cert_dir / plan["id"]).iterdir()} - uploaded), 1)
+        await self._serves(443, member, tls=context)
+
+    async def test_l7(self) -> None:
+        """Policies redirect to another pool, redirect to an URL and reject, as their rules say."""
+        amphora = await self._plugged()
+        plan = self.cloud.plan
+        first, second = self.cloud.new_member(8001), self.cloud.new_member(8002)
+        web, api = pool("HTTP", first), pool("HTTP", second)
+        plan["pools"] = [web, api]
+
+        def rule(value: str) -> dict[str, Any]:
+            return {"id": new_id(), "type": "PATH", "compare_type": "STARTS_WITH", "value": value}
+
+        plan["listeners"] = [
+            listener(
+                "HTTP",
+                80,
+                web,
+                l7policies=[
+                    {
+                        "id": new_id(),
+                        "position": 1,
+                        "action": "REDIRECT_TO_POOL",
+                        "redirect_pool_id": api["id"],
+                        "l7rules": [rule("/api")],
+                    },
+                    {
+                        "id": new_id(),
+                        "position": 2,
+                        "action": "REDIRECT_TO_URL",
+                        "redirect_url": "http://example.com/a?b&c",
+                        "redirect_http_code": 302,
+                        "l7rules": [rule("/moved")],
+                    },
+                    {"id": new_id(), "position": 3, "action": "REJECT", "l7rules": [rule("/secret group ü")]},
+                ],
+            )
+        ]
+        await amphora.call("update")
+        await self._serves(80, first)
+        self.assertIn(second["id"], await self.cloud.get(80, "/api/x"))
+        self.assertIn(" 302 ", await self.cloud.get(80, "/moved"))
+        await amphora.well()
+
+    async def test_refused(self) -> None:
+        """A configuration that haproxy does not take is an InvalidRequest to Octavia, and the one that ran goes on."""
+        amphora = await self._plugged()
+        member = self.cloud.new_member(8001)
+        web = pool("HTTP", member)
+        self.cloud.plan["pools"] = [web]
+        self.cloud.plan["listeners"] = [listener("HTTP", 80, web)]
+        await amphora.call("update")
+        error = await self.assertFailure(
+            amphora.call("client", "upload_config", self.cloud.plan["id"], "this is no configuration"), OctaviaError
+        )
+        self.assertEqual(error.name, "InvalidRequest")
+        await self._serves(80, member)
+        await amphora.well()
