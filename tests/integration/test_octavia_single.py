@@ -120,6 +120,8 @@ class SingleTests(OctaviaTestCase):
         plan["listeners"].append(listener("TCP", 8080, tcp))
         await amphora.call("update")
         await self._serves(8080, second)
+        for vip in (VIP, SECOND_VIP, VIP6):
+            await self._serves(80, first, vip)
         await amphora.well()
 
         # Members come and go.
