@@ -140,13 +140,18 @@ class HaproxyProgram:
         return runs(process, self.path) and given_files(process) == [str(files.running), str(files.overlay)]
 
 
-def overlay_for(files: InstanceFiles, config: HaproxyConfig, *, load: str, as_root: bool) -> bytes:
+def overlay_for(files: InstanceFiles, config: HaproxyConfig, *, peer: str, load: str, as_root: bool) -> bytes:
     """
     What we add to an uploaded configuration: a second file with a `global` section.
 
     Our own stats socket; `noreuseport`, because two haproxies on one address would otherwise share its
     connections silently; and the group to run as where the upload, like Octavia's, leaves it to the host.
 
+    Not so with an address of IPv6 that is bound without `v6only`, as Octavia binds an IPv6 VIP: the kernel marks its
+    socket as IPv6 only, haproxy 2.6 does not take it over from the old worker for that, and binds another one beside
+    it in a reload, which it has to be allowed to share.  What keeps two haproxies apart then is the trial before.
+
+    @param peer: Which of the peers in the configuration it is.
     @param load: A mark that is given once, by which a worker tells what it was given.
     """
     lines = [
@@ -155,7 +160,7 @@ def overlay_for(files: InstanceFiles, config: HaproxyConfig, *, load: str, as_ro
         f"    stats socket {files.stats_socket} mode 600 level admin expose-fd listeners",
         # How long an interactive session may rest: ours rest from one heartbeat to the next.
         "    stats timeout 1h",
-        "    noreuseport",
+        *([] if any(bind.is_rebound for bind in config.addresses(peer)) else ["    noreuseport"]),
         f"    setenv {LOAD} {load}",
     ]
     if as_root and not config.own_group:

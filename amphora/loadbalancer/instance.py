@@ -947,7 +947,8 @@ class Instance:
             await self._surroundings.blocking.run(path.unlink, missing_ok=True)
 
     def _overlay(self, config: HaproxyConfig) -> bytes:
-        return overlay_for(self._files, config, load=uuid4().hex, as_root=self._surroundings.as_root)
+        as_root = self._surroundings.as_root
+        return overlay_for(self._files, config, peer=self._peer(), load=uuid4().hex, as_root=as_root)
 
     def _accepted(self, action: Action) -> HaproxyConfig:
         """@raise InstanceNotFound, NoConfiguration: where there is nothing to run."""

@@ -22,6 +22,11 @@ class Bind:
     def address(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
+    @property
+    def is_rebound(self) -> bool:
+        """Does haproxy bind it anew in a reload, where it takes over all other sockets from the old worker?"""
+        return ":" in self.host and self.host != "::" and not self.v6only
+
     def overlaps(self, other: Bind) -> bool:
         """Would one of two sockets with these addresses be refused?"""
         if self.port != other.port or (self.interface and other.interface and self.interface != other.interface):

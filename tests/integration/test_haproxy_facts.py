@@ -152,13 +152,19 @@ class HaproxyFactTests(TestCase):
         """
         With `noreuseport` a reload takes all IPv4 listeners away where an IPv6 address is bound without `v6only`.
 
-        haproxy 2.6 does not recognize the old worker's IPv6 socket, cannot bind the address beside it, and has the old
-        worker pause: that shuts down the sockets which both share.
+        What was bound with it, a wildcard, and all without `noreuseport` are served on.
         """
-        self.balancer = LoadBalancer(extra_binds=(f"::1:{free_port()}",))
-        for overlay, served in (("", True), ("    noreuseport", False)):
-            haproxy = self.haproxy(overlay.strip() or "shared", overlay)
-            process = await self.started(haproxy)
+        port = free_port()
+        for number, (bind, overlay, served) in enumerate(
+            (
+                (f"::1:{port}", "", True),
+                (f"::1:{port}", "    noreuseport", False),
+                (f"::1:{port} v6only", "    noreuseport", True),
+                (f":::{port}", "    noreuseport", True),
+            )
+        ):
+            self.balancer = LoadBalancer(extra_binds=(bind,))
+            process = await self.started(self.haproxy(str(number), overlay))
             await get(self.balancer.port)
             await self.reloaded(process)
             if served:
@@ -167,6 +173,15 @@ class HaproxyFactTests(TestCase):
                 await self.assertFailure(get(self.balancer.port), ConnectionRefusedError)
             process.send_signal(signal.SIGTERM)
             await wait_until(lambda process=process: not process.alive, "haproxy to end")  # type: ignore[misc]
+
+    @requires("ipv6")
+    def test_ipv6_only(self) -> None:
+        """The kernel marks a socket as IPv6 only when it is bound to an address, whatever it was told."""
+        for host, only in (("::1", 1), ("::", 0)):
+            with socket.socket(socket.AF_INET6) as made:
+                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+                made.bind((host, 0))
+                self.assertEqual(only, made.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
 
     async def test_two_on_one_address(self) -> None:
         """Two haproxies share an address silently, and each gets half of it; with `noreuseport` the second fails."""

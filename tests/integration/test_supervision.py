@@ -18,23 +18,32 @@ from twisted.python.failure import Failure
 from amphora.client import AmphoraFailed
 from amphora.loadbalancer.instance import peer_name
 from amphora.process import ProcessIdentity
-from tests.integration.harness import AMPHORA_ID, PATIENCE, AgentTestCase, LoadBalancer, get, new_id, wait_until
+from tests.integration.harness import (
+    AMPHORA_ID,
+    PATIENCE,
+    AgentTestCase,
+    LoadBalancer,
+    free_port,
+    get,
+    new_id,
+    wait_until,
+)
 from tests.integration.support import count, requires
 
 
 class Load:
     """Clients that ask as fast as they are answered, each time on a new connection."""
 
-    def __init__(self, port: int, clients: int = 4) -> None:
+    def __init__(self, port: int, clients: int = 4, host: str = "127.0.0.1") -> None:
         self.answers: list[bytes] = []
         self.refused = 0
         self._going = True
-        self._ended = [Deferred.fromCoroutine(self._client(port)) for _ in range(clients)]
+        self._ended = [Deferred.fromCoroutine(self._client(port, host)) for _ in range(clients)]
 
-    async def _client(self, port: int) -> None:
+    async def _client(self, port: int, host: str) -> None:
         while self._going:
             try:
-                self.answers.append(await get(port))
+                self.answers.append(await get(port, host=host))
             except OSError:
                 self.refused += 1
 
@@ -127,6 +136,44 @@ class ReloadTests(SupervisionTestCase):
             await self.client.upload_haproxy(balancer.listener_id, changed.config())
             await self.client.reload(balancer.listener_id)
             self.assertIn(b"200 OK", await get(balancer.port))
+
+    @requires("ipv6")
+    async def test_addresses_of_both_families(self) -> None:
+        """
+        A load balancer's VIPs of IPv4 and IPv6 are both served over reloads, also those that add and remove one of
+        them, and no request fails.
+        """
+        balancer = LoadBalancer(members=(self.new_member(), self.new_member()))
+        both = evolve(balancer, extra_binds=(f"::1:{balancer.port}",))
+        await self.running(both)
+        loads = [Load(balancer.port, 2), Load(balancer.port, 2, "::1")]
+        for _ in range(count(4, 20)):
+            await self.client.reload(balancer.listener_id)
+        self.assertEqual([0, 0], [await load.end() for load in loads])
+        load = Load(balancer.port)
+        for changed in (balancer, both, balancer, both):
+            await self.client.upload_haproxy(balancer.listener_id, changed.config())
+            await self.client.reload(balancer.listener_id)
+            if changed is both:
+                self.assertIn(b"200 OK", await get(balancer.port, host="::1"))
+        self.assertEqual(0, await load.end())
+
+    @requires("ipv6")
+    async def test_holder_of_an_ipv6_address(self) -> None:
+        """An IPv6 address that another listener has is refused as any other is, at a start and at a reload."""
+        port = free_port()
+        holder = await self.running(LoadBalancer(extra_binds=(f"::1:{port}",)))
+        late = LoadBalancer(extra_binds=(f"::1:{port}",))
+        await self.client.upload_haproxy(late.listener_id, late.config())
+        with self.assertRaises(AmphoraFailed) as raised:
+            await self.client.start(late.listener_id)
+        self.assertIn(f"listener {holder.listener_id} has it", raised.exception.details)
+        await self.client.upload_haproxy(late.listener_id, evolve(late, extra_binds=()).config())
+        await self.client.start(late.listener_id)
+        await self.client.upload_haproxy(late.listener_id, late.config())
+        with self.assertRaises(AmphoraFailed) as raised:
+            await self.client.reload(late.listener_id)
+        self.assertIn(f"listener {holder.listener_id} has it", raised.exception.details)
 
     async def test_A3_crash_in_a_reload(self) -> None:
         """A master that crashes in a reload is told truthfully, and the listener is back in service."""
