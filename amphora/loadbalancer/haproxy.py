@@ -46,7 +46,7 @@ from amphora.process import (
 
 CHECK_TIMEOUT = 30.0
 READY_TIMEOUT = 10.0
-"""Seconds for haproxy to judge a configuration, and to become ready; and one more for each thousand members."""
+"""Seconds for haproxy to judge a configuration, and to become ready; a large one has its weight's more."""
 STOP_TIMEOUT = 5.0
 """Seconds between asking haproxy to end and ending it."""
 KILL_TIMEOUT = 5.0
@@ -205,27 +205,27 @@ class Haproxy:
         """Has it said that it is ready since it was last told to reload?"""
         return self.process is not None and self._notify.said_ready(self.process.pid)
 
-    async def check(self, config: Path, overlay: Path, peer: str, members: int) -> CommandResult:
+    async def check(self, config: Path, overlay: Path, peer: str, weight: float) -> CommandResult:
         """
         Let haproxy judge a configuration.
 
-        @param members: How many servers it has: large ones take longer.
+        @param weight: The configuration's: large ones take longer.
         @raise HaproxyFailed: if it could not be asked.
         """
         try:
             return await run_command(
                 self._reactor,
                 self._program.check_command(config, overlay, peer),
-                timeout=_patience(members, CHECK_TIMEOUT),
+                timeout=CHECK_TIMEOUT + weight,
             )
         except CommandFailed as error:
             raise HaproxyFailed(str(error)) from error
 
-    async def start(self, peer: str, members: int) -> int:
+    async def start(self, peer: str, weight: float) -> int:
         """
         Start it and wait until it says that it is ready.
 
-        @param members: How many servers the configuration has: large ones take longer.
+        @param weight: The configuration's: large ones take longer.
         @return: The master's process id.
         @raise HaproxyFailed: if it ended instead, or said nothing in time; nothing runs then.
         """
@@ -245,7 +245,7 @@ class Haproxy:
         process = ProcessIdentity.of(pid)
         if process is None or not self._begin_watching(process):
             raise HaproxyFailed(await self._said_since(position, "haproxy ended at once"))
-        patience = _patience(members, READY_TIMEOUT)
+        patience = READY_TIMEOUT + weight
         try:
             await self._until(lambda: self._notify.said_ready(pid), patience)
         except TimeoutError:
@@ -257,16 +257,17 @@ class Haproxy:
             raise HaproxyFailed(await self._said_since(position, "haproxy ended while it started"))
         return pid
 
-    async def reload(self, members: int) -> Processes:
+    async def reload(self, weight: float) -> Processes:
         """
         Let it load its files anew, without losing a connection, and wait for the outcome.
 
+        @param weight: The configuration's: large ones take longer.
         @return: The master's processes afterwards.
         @raise HaproxyFailed: if it still runs what it ran before, or ended.
         @raise HaproxyNotFound: if it does not run.
         """
         process = await self._running()
-        patience = _patience(members, READY_TIMEOUT)
+        patience = READY_TIMEOUT + weight
         deadline = self._reactor.seconds() + patience
         await self._blocking.run(output.trim, self._files.log)
         position = await self._blocking.run(output.size, self._files.log)
@@ -601,7 +602,3 @@ class Haproxy:
     async def _said_since(self, position: int, otherwise: str) -> str:
         said = await self._blocking.run(output.since, self._files.log, position)
         return f"{otherwise}:\n{said}" if said else otherwise
-
-
-def _patience(members: int, seconds: float) -> float:
-    return seconds + members / 1000

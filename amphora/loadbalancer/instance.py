@@ -459,7 +459,7 @@ class Instance:
             raise InvalidConfiguration(objection)
         try:
             result = await self._haproxy.check(
-                self._files.candidate, self._files.overlay_candidate, peer_name(amphora_id), config.members
+                self._files.candidate, self._files.overlay_candidate, peer_name(amphora_id), config.weight
             )
         except HaproxyFailed as error:
             # It was not judged: nothing is remembered of it.
@@ -616,7 +616,7 @@ class Instance:
         await self._require_loadable(config)
         await self._store("configuration", lambda: store.begin_run(self._files, self._overlay(config)))
         try:
-            pid = await self._haproxy.start(self._peer(), config.members)
+            pid = await self._haproxy.start(self._peer(), config.weight)
         except HaproxyFailed:
             await self._return_run()
             raise
@@ -628,7 +628,7 @@ class Instance:
         """Let the running haproxy load the uploaded configuration.  @raise HaproxyFailed: if it does not."""
         await self._store("configuration", lambda: store.begin_run(self._files, self._overlay(config)))
         try:
-            processes = await self._haproxy.reload(config.members)
+            processes = await self._haproxy.reload(config.weight)
         except ReloadUndecided:
             self._undecided = True
             if self._haproxy.has_spoken:
@@ -667,7 +667,7 @@ class Instance:
             return False
         try:
             await self._provide(kept)
-            pid = await self._haproxy.start(self._peer(), kept.members)
+            pid = await self._haproxy.start(self._peer(), kept.weight)
         except HaproxyFailed as error:
             self._log.error(
                 "{instance}: nor does the configuration that ran before: {error}",
@@ -894,7 +894,7 @@ class Instance:
         await self._store("configuration", stage_overlay)
         try:
             result = await self._haproxy.check(
-                self._files.config, self._files.overlay_candidate, self._peer(), config.members
+                self._files.config, self._files.overlay_candidate, self._peer(), config.weight
             )
         finally:
             await self._store("configuration", self._files.overlay_candidate.unlink)

@@ -260,6 +260,17 @@ class ParseConfigTests(SynchronousTestCase):
         ):
             self.assertEqual(own, parse_config(text.encode()).own_group, text)
 
+    def test_weight(self) -> None:
+        """Members and TLS sessions to be remembered make a configuration heavy; what is no number does not."""
+        for text, weight in (
+            ("frontend a\n", 0),
+            ("backend a\n" + 500 * " server a 10.0.0.1:80\n", 0.5),
+            ("global\n tune.ssl.cachesize 20000000\n", 20),
+            ("global\n tune.ssl.cachesize many\n", 0),
+            ("frontend a\n tune.ssl.cachesize 20000000\n", 0),
+        ):
+            self.assertEqual(weight, parse_config(text.encode()).weight, text)
+
     def test_words(self) -> None:
         """Quotes, escapes and comments are haproxy's."""
         for line, name in (
