@@ -2,25 +2,37 @@
 What a PROMETHEUS listener serves: the controller's configuration sends its requests to a port of the amphora's
 namespace, where we answer with haproxy's metrics in Octavia's words.
 
-haproxy is asked once for all who ask at the same time, and again only a second later: how often clients ask decides
-neither how much we do nor how much we keep.
+haproxy is asked once for all who ask at the same time, and again only a second later; an answer is kept once for all
+who are given it, and nobody can take longer over it than L{LIFETIME}.  So clients, who are anybody, decide neither how
+much we do nor how much we keep: an answer for each second of it, at most.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, Protocol
+from io import BytesIO
+from typing import Any, Final, Protocol, cast
 
 from attrs import define, field, frozen
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IListeningPort, IReactorSocket, IReactorTime
+from twisted.internet.interfaces import (
+    IAddress,
+    IListeningPort,
+    IReactorSocket,
+    IReactorTime,
+    ITCPTransport,
+    ITransport,
+)
+from twisted.internet.protocol import connectionDone
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
+from twisted.web.static import NoRangeStaticProducer
 
 from amphora.blocking import BlockingCalls
 from amphora.metrics.source import LOOPBACK, MetricsLate, MetricsUnavailable
@@ -32,12 +44,12 @@ EXPORTER_PORT: Final = 9102
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4"
 FRESH: Final = 1.0
 """Seconds that an answer is given again."""
-MOST_WAITING: Final = 32
-"""Requests that wait for an answer at once; each is a copy of it on its way."""
+MOST_CONNECTIONS: Final = 64
+"""Connections at a time; haproxy answers those of its clients beyond with 503."""
+LIFETIME: Final = 10.0
+"""Seconds that a connection lasts, whatever happens on it: each carries one request."""
 SIZE_LIMIT: Final = 64 * 1024 * 1024
 LOOK_INTERVAL: Final = 1.0
-_IDLE: Final = 10.0
-"""Seconds that a connection may be silent."""
 
 
 class IExporterReactor(IReactorSocket, IReactorTime):
@@ -62,7 +74,7 @@ def open_port() -> socket.socket:
 
     @raise OSError: if it is taken.
     """
-    return socket.create_server((LOOPBACK, EXPORTER_PORT), backlog=MOST_WAITING)
+    return socket.create_server((LOOPBACK, EXPORTER_PORT), backlog=MOST_CONNECTIONS)
 
 
 @define(eq=False)
@@ -85,8 +97,6 @@ class Metrics:
         answer: Deferred[_Answer] = Deferred(lambda _: None)
         if self._fresh is not None:
             answer.callback(self._fresh)
-        elif len(self._waiting) >= MOST_WAITING:
-            answer.callback(_Answer(503, b"too many ask for metrics at once\n"))
         else:
             self._waiting.append(answer)
             if len(self._waiting) == 1:
@@ -140,6 +150,8 @@ class MetricsResource(Resource):
         self._metrics = metrics
 
     def render_GET(self, request: Request) -> int:
+        # The header alone has Twisted wait for another request.
+        cast(Any, request.channel).persistent = False
         asking = self._metrics.ask()
 
         def answer(answer: _Answer) -> None:
@@ -148,13 +160,43 @@ class MetricsResource(Resource):
             request.setHeader(b"Connection", b"close")
             request.setHeader(b"Content-Type", CONTENT_TYPE)
             request.setHeader(b"Content-Length", b"%d" % len(answer.body))
-            if request.method != b"HEAD":
-                request.write(answer.body)
-            request.finish()
+            if request.method == b"HEAD":
+                request.finish()
+            else:
+                # In pieces as they are taken: the body itself stays one for all.
+                NoRangeStaticProducer(request, BytesIO(answer.body)).start()
 
         request.notifyFinish().addErrback(lambda _: asking.cancel())
         asking.addCallbacks(answer, lambda _: None)
         return NOT_DONE_YET
+
+
+class _ShortLived(ProtocolWrapper):
+    """A connection that is ended after its time."""
+
+    def makeConnection(self, transport: ITransport) -> None:
+        super().makeConnection(transport)
+        self._end = self.factory.callLater(LIFETIME, cast(ITCPTransport, transport).abortConnection)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._end.active():
+            self._end.cancel()
+        super().connectionLost(reason)
+
+
+class _Few(WrappingFactory):
+    """Takes so many connections at a time; another one is closed at once."""
+
+    protocol = _ShortLived
+    noisy = False
+
+    def __init__(self, clock: IReactorTime, site: Site) -> None:
+        super().__init__(cast(Any, site))
+        self.callLater = clock.callLater
+
+    def buildProtocol(self, addr: IAddress | None) -> ProtocolWrapper | None:  # type: ignore[override]
+        # Twisted closes what is given no protocol; only its wrapping factory does not say so.
+        return None if len(self.protocols) >= MOST_CONNECTIONS else super().buildProtocol(addr)
 
 
 class MetricsExporter(Service):
@@ -177,7 +219,7 @@ class MetricsExporter(Service):
         """
         self._reactor = reactor
         self._blocking = blocking
-        self._site: Any = Site(MetricsResource(metrics), timeout=_IDLE, reactor=reactor)
+        self._site: Any = _Few(reactor, Site(MetricsResource(metrics), timeout=None, reactor=reactor))
         self._open_port = open_port
         self._wanted = wanted
         self._port: IListeningPort | None = None

@@ -7,16 +7,29 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import Clock, deferLater
+from twisted.internet.testing import StringTransport
+from twisted.internet.threads import deferToThread
 from twisted.logger import LogLevel, capturedLogs
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.web.server import Site
 
 from amphora.blocking import AtOnce
 from amphora.metrics import exporter
-from amphora.metrics.exporter import FRESH, MOST_WAITING, SIZE_LIMIT, Metrics, MetricsExporter
+from amphora.metrics.exporter import (
+    FRESH,
+    LIFETIME,
+    MOST_CONNECTIONS,
+    SIZE_LIMIT,
+    Metrics,
+    MetricsExporter,
+    MetricsResource,
+)
 from amphora.metrics.source import MetricsLate, MetricsUnavailable
 from amphora.metrics.usage import Usage
+from tests.integration.harness import read_all
 
 LINE = b"haproxy_process_max_connections 7\n"
 
@@ -69,13 +82,6 @@ class MetricsTests(SynchronousTestCase):
         self.clock.advance(FRESH)
         self.assertNoResult(self.metrics.ask())
         self.assertEqual(2, len(self.haproxy.asked))
-
-    def test_crowd(self) -> None:
-        """Too many are told so at once; those who wait are answered."""
-        asking = [self.metrics.ask() for _ in range(MOST_WAITING)]
-        self.assertEqual(503, self.successResultOf(self.metrics.ask()).status)
-        self.haproxy.tell(LINE)
-        self.assertEqual({200}, {self.successResultOf(each).status for each in asking})
 
     def test_gone(self) -> None:
         """A client that goes away takes nothing from the others."""
@@ -136,14 +142,29 @@ class ListeningPort:
         self.stopped = True
 
 
+class AbortableTransport(StringTransport):
+    """A connection whose other end takes what it is given when it likes."""
+
+    aborting = False
+
+    def __init__(self, protocol: Any) -> None:
+        super().__init__()
+        self.protocol = protocol
+
+    def abortConnection(self) -> None:
+        self.aborting = True
+
+
 class PortReactor(Clock):
     """Adopts listening sockets, and remembers them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.ports: list[ListeningPort] = []
+        self.factory: Any = None
 
     def adoptStreamPort(self, fileno: int, family: socket.AddressFamily, factory: object) -> ListeningPort:
+        self.factory = factory
         self.ports.append(ListeningPort())
         return self.ports[-1]
 
@@ -153,7 +174,8 @@ class ExporterTests(SynchronousTestCase):
         self.reactor = PortReactor()
         self.problem: OSError | None = None
         self.wanted = False
-        metrics = Metrics(self.reactor, AtOnce(), Haproxy(), lambda: Usage(0, 0))
+        self.haproxy = Haproxy()
+        metrics = Metrics(self.reactor, AtOnce(), self.haproxy, lambda: Usage(0, 0))
         self.exporter = MetricsExporter(
             cast(Any, self.reactor), AtOnce(), metrics, open_port=self.open_port, wanted=lambda: self.wanted
         )
@@ -197,3 +219,47 @@ class ExporterTests(SynchronousTestCase):
         self.look()
         self.assertEqual(1, len(self.reactor.ports))
         self.successResultOf(self.exporter.stopService())
+
+    def connect(self) -> AbortableTransport | None:
+        protocol = self.reactor.factory.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+        if protocol is None:
+            return None
+        transport = AbortableTransport(protocol)
+        protocol.makeConnection(transport)
+        return transport
+
+    def test_crowd(self) -> None:
+        """Connections beyond the limit are closed at once, and none lasts longer than its time."""
+        self.wanted = True
+        self.exporter.startService()
+        transports = [self.connect() for _ in range(MOST_CONNECTIONS)]
+        self.assertIsNone(self.connect())
+        self.reactor.advance(LIFETIME)
+        self.assertEqual({True}, {transport is not None and transport.aborting for transport in transports})
+        self.successResultOf(self.exporter.stopService())
+
+
+class PiecesTests(TestCase):
+    async def test_large_answer(self) -> None:
+        """A large answer is given in pieces, as they are taken, and comes whole to each who asks."""
+        from twisted.internet import reactor
+
+        real = cast(Any, reactor)
+        haproxy = Haproxy()
+        metrics = Metrics(real, AtOnce(), haproxy, lambda: Usage(0, 0))
+        listening = real.listenTCP(0, Site(MetricsResource(metrics)), interface="127.0.0.1")
+        self.addCleanup(listening.stopListening)
+
+        def scrape() -> bytes:
+            with socket.create_connection(("127.0.0.1", listening.getHost().port), timeout=60) as connection:
+                connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+                return read_all(connection)
+
+        scraping = [deferToThread(scrape) for _ in range(3)]
+        while not haproxy.asked:
+            await deferLater(real, 0.01)
+        haproxy.tell(100_000 * LINE)
+        for answer in await gatherResults(scraping):
+            self.assertEqual(100_000, answer.count(b"\noctavia_loadbalancer_max_connections 7"))
+        # Its answer is fresh for a moment, which the clock remembers.
+        await deferLater(real, FRESH)
