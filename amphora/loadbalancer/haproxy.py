@@ -29,6 +29,7 @@ from amphora.families import Family, find_families, given_files, runs
 from amphora.loadbalancer import store
 from amphora.loadbalancer.haproxy_config import HaproxyConfig
 from amphora.loadbalancer.kept_sessions import IKeeperReactor, KeptSessions, Label
+from amphora.loadbalancer.leftovers import Leftovers
 from amphora.loadbalancer.notify import NotifySocket
 from amphora.loadbalancer.old_workers import LOAD, Ask, OldWorker, StatsSession, hold
 from amphora.loadbalancer.sample import OldFigures
@@ -191,9 +192,13 @@ class Haproxy:
 
     _watch: ProcessWatch | None = field(init=False, default=None)
     _old: list[OldWorker] = field(init=False, factory=list)
+    _leftovers: Leftovers = field(init=False)
     _stopping: bool = field(init=False, default=False)
     _news: Deferred[None] | None = field(init=False, default=None)
     """Fired by what the job at work waits for: the process is ready, or has ended."""
+
+    def __attrs_post_init__(self) -> None:
+        self._leftovers = Leftovers(self._reactor, self._files.instance_id)
 
     @property
     def process(self) -> ProcessIdentity | None:
@@ -509,6 +514,7 @@ class Haproxy:
         await gatherResults(
             [Deferred.fromCoroutine(worker.read(self._reactor, timeout)) for worker in old], consumeErrors=True
         )
+        self._leftovers.look(worker.process for worker in old if worker.idle)
         return tuple(OldFigures(worker.process, worker.stats) for worker in old if worker.stats is not None)
 
     def figures_taken(self, figures: Iterable[OldFigures]) -> None:

@@ -219,8 +219,14 @@ class OldWorker:
         if self.final or stats.pid != self.process.pid:
             return
         self.stats = stats
-        if stats.stopping and not any(frontend.current for frontend in stats.frontends):
+        if self.idle:
             self.finish()
+
+    @property
+    def idle(self) -> bool:
+        """Has it said that it takes no connections any more, and has none?"""
+        stats = self.stats
+        return stats is not None and stats.stopping and not any(frontend.current for frontend in stats.frontends)
 
     def finish(self) -> None:
         """Its figures are final: let it go."""

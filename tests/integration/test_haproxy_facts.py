@@ -147,6 +147,22 @@ class HaproxyFactTests(TestCase):
         await self.reloaded(process)
         self.assertIsNotNone((await haproxy.processes()).current)
 
+    async def test_end_of_an_old_worker(self) -> None:
+        """An old worker that is told to ends at once; its master and the worker after it do not mind."""
+        haproxy = self.haproxy()
+        process = await self.started(haproxy)
+        with socket.create_connection(("127.0.0.1", self.balancer.port)):
+            await self.reloaded(process)
+            (old,) = (await haproxy.processes()).old
+            worker = ProcessIdentity.of(old.pid)
+            assert worker is not None
+            worker.send_signal(signal.SIGTERM)
+            await wait_until(lambda: not worker.alive, "the old worker to end")
+        after = await haproxy.processes()
+        self.assertIsNotNone(after.current)
+        self.assertEqual((), after.old)
+        await get(self.balancer.port)
+
     @requires("ipv6")
     async def test_reload_with_ipv6(self) -> None:
         """
