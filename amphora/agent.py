@@ -22,9 +22,16 @@ from amphora.loadbalancer.store import BasePathTaken, Store
 from amphora.lvs.listeners import LvsListeners
 from amphora.network.namespace import NamespaceUnusable, ensure_namespace
 from amphora.network.plugging import Network
+from amphora.network.sysctl import apply_sysctls
 from amphora.vrrp.check_scripts import CheckScripts
 from amphora.vrrp.keepalived import Keepalived
 from amphora.vrrp.topology import AmphoraTopology
+
+_SETTINGS = {"net/ipv4/tcp_migrate_req": "1"}
+"""
+Of the namespace, where the kernel has it (Linux 5.14): a connection that waits to be accepted when an old worker closes
+its socket goes over to the new worker's, where both have one for the address, as with IPv6 (L{overlay_for}).
+"""
 
 
 class IAgentReactor(IHaproxyReactor, INotifyReactor, IKeepalivedReactor):
@@ -91,6 +98,7 @@ class Agent(MultiService):
         await self._blocking.run(self._store.prepare)
         if self._namespace:
             await ensure_namespace(self._reactor, self._namespace)
+            await self._blocking.run(apply_sysctls, self._namespace, _SETTINGS)
         await self._topology.load()
         await self._network.put_back()
         self._notify.listen(self._reactor)

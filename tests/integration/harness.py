@@ -367,13 +367,13 @@ class Gate:
             return None
 
 
-def get(port: int, path: str = "/", host: str = "127.0.0.1") -> Deferred[bytes]:
+def get(port: int, path: str = "/", host: str = "127.0.0.1", namespace: str = "") -> Deferred[bytes]:
     """
-    One HTTP request over a connection of its own: the whole answer.
+    One HTTP request over a connection of its own, in a network namespace (empty: ours): the whole answer.
 
     @raise OSError: if the connection is refused or broken.
     """
-    return deferToThread(_get, port, path, host)
+    return deferToThread(inside, namespace, lambda: _get(port, path, host))
 
 
 def _get(port: int, path: str, host: str) -> bytes:

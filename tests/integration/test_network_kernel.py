@@ -65,6 +65,34 @@ class LinuxKernelTests(KernelContract):
 del KernelContract
 
 
+@requires("root", "ip", "ipv6")
+class MigrationTests(SynchronousTestCase):
+    def test_waiting_connections(self) -> None:
+        """A connection that waits to be accepted goes over to the next socket for its address, if it is so set."""
+        namespace = new_namespace(self)
+        ip("-n", namespace, "link", "set", "lo", "up")
+
+        def listen(port: int) -> socket.socket:
+            return socket.create_server(("::1", port), family=socket.AF_INET6, reuse_port=True)
+
+        def answered() -> bool:
+            old = listen(0)
+            port = old.getsockname()[1]
+            with old, socket.create_connection(("::1", port), timeout=PATIENCE) as client, listen(port) as new:
+                old.close()
+                new.settimeout(1)
+                try:
+                    with new.accept()[0] as server:
+                        server.sendall(b"x")
+                    return client.recv(1) == b"x"
+                except OSError:
+                    return False
+
+        self.assertFalse(inside(namespace, answered))
+        self.assertEqual([], apply_sysctls(namespace, {"net/ipv4/tcp_migrate_req": "1"}))
+        self.assertTrue(inside(namespace, answered))
+
+
 class KernelTestCase(SynchronousTestCase):
     """A namespace with one interface that is up."""
 

@@ -23,27 +23,29 @@ from tests.integration.harness import (
     PATIENCE,
     AgentTestCase,
     LoadBalancer,
+    Member,
     free_port,
     get,
     new_id,
     wait_until,
 )
+from tests.integration.networks import new_namespace
 from tests.integration.support import count, requires
 
 
 class Load:
     """Clients that ask as fast as they are answered, each time on a new connection."""
 
-    def __init__(self, port: int, clients: int = 4, host: str = "127.0.0.1") -> None:
+    def __init__(self, port: int, clients: int = 4, host: str = "127.0.0.1", namespace: str = "") -> None:
         self.answers: list[bytes] = []
         self.refused = 0
         self._going = True
-        self._ended = [Deferred.fromCoroutine(self._client(port, host)) for _ in range(clients)]
+        self._ended = [Deferred.fromCoroutine(self._client(port, host, namespace)) for _ in range(clients)]
 
-    async def _client(self, port: int, host: str) -> None:
+    async def _client(self, port: int, host: str, namespace: str) -> None:
         while self._going:
             try:
-                self.answers.append(await get(port, host=host))
+                self.answers.append(await get(port, host=host, namespace=namespace))
             except OSError:
                 self.refused += 1
 
@@ -138,27 +140,6 @@ class ReloadTests(SupervisionTestCase):
             self.assertIn(b"200 OK", await get(balancer.port))
 
     @requires("ipv6")
-    async def test_addresses_of_both_families(self) -> None:
-        """
-        A load balancer's VIPs of IPv4 and IPv6 are both served over reloads, also those that add and remove one of
-        them, and no request fails.
-        """
-        balancer = LoadBalancer(members=(self.new_member(), self.new_member()))
-        both = evolve(balancer, extra_binds=(f"::1:{balancer.port}",))
-        await self.running(both)
-        loads = [Load(balancer.port, 2), Load(balancer.port, 2, "::1")]
-        for _ in range(count(4, 20)):
-            await self.client.reload(balancer.listener_id)
-        self.assertEqual([0, 0], [await load.end() for load in loads])
-        load = Load(balancer.port)
-        for changed in (balancer, both, balancer, both):
-            await self.client.upload_haproxy(balancer.listener_id, changed.config())
-            await self.client.reload(balancer.listener_id)
-            if changed is both:
-                self.assertIn(b"200 OK", await get(balancer.port, host="::1"))
-        self.assertEqual(0, await load.end())
-
-    @requires("ipv6")
     async def test_holder_of_an_ipv6_address(self) -> None:
         """An IPv6 address that another listener has is refused as any other is, at a start and at a reload."""
         port = free_port()
@@ -243,7 +224,7 @@ class ReloadTests(SupervisionTestCase):
             agent = ProcessIdentity.of(self.agent.pid)
             assert agent is not None
             memory.append(agent.resident)
-        # Workers that have no connection left end by themselves.
+        # Workers that have no connection left end by themselves, or are ended after a while.
         await wait_until(lambda: len(self.agent.all_haproxies()) == 3, "all but one old worker to end")
         told = r"1 old haproxy workers still finish connections .* they hold [1-9]\d* MB, .* started \d+ min ago"
         self.assertRegex(self.agent.log, told)
@@ -303,6 +284,41 @@ class ReloadTests(SupervisionTestCase):
         state.write_bytes(b"garbage")
         await self.client.reload(listener_id)
         self.assertIn(b"200 OK", await get(balancer.port))
+
+
+@requires("root", "haproxy", "ip", "ipv6")
+class FamiliesTests(SupervisionTestCase):
+    """In a namespace, which the agent makes."""
+
+    def agent_options(self) -> dict[str, dict[str, object]]:
+        self.namespace = new_namespace(self)
+        return {"amphora_agent": {"network_namespace": self.namespace}}
+
+    def member_inside(self) -> Member:
+        member = Member(new_id(), namespace=self.namespace)
+        self._members.append(member)
+        member.up()
+        return member
+
+    async def test_addresses_of_both_families(self) -> None:
+        """
+        A load balancer's VIPs of IPv4 and IPv6 are both served over reloads, also those that add and remove one of
+        them, and no request fails.
+        """
+        balancer = LoadBalancer(members=(self.member_inside(), self.member_inside()))
+        both = evolve(balancer, extra_binds=(f"::1:{balancer.port}",))
+        await self.running(both)
+        loads = [Load(balancer.port, 2, host, self.namespace) for host in ("127.0.0.1", "::1")]
+        for _ in range(count(4, 20)):
+            await self.client.reload(balancer.listener_id)
+        self.assertEqual([0, 0], [await load.end() for load in loads])
+        load = Load(balancer.port, namespace=self.namespace)
+        for changed in (balancer, both, balancer, both):
+            await self.client.upload_haproxy(balancer.listener_id, changed.config())
+            await self.client.reload(balancer.listener_id)
+            if changed is both:
+                self.assertIn(b"200 OK", await get(balancer.port, host="::1", namespace=self.namespace))
+        self.assertEqual(0, await load.end())
 
 
 @requires("haproxy")
