@@ -11,8 +11,12 @@ from amphora.process import CommandResult
 _WITH_COMPLAINTS = (4, 5)
 _HARMLESS = re.compile(
     r"Truncating auth_pass to [0-9]+ characters$|^Virtual server \S+ has no real servers - ignoring$"
+    r"|A unicast keyword has been specified without any unicast peers\. Defaulting to multicast\."
 )
-"""keepalived runs with it as with any other; a pool may have no members yet."""
+"""
+keepalived runs with it as with any other; a pool may have no members yet, and Octavia names no peers where it has none:
+of a pair whose two amphorae are gone, the first new one is configured while it is alone.
+"""
 _PASSED_OVER = re.compile(r"unknown route keyword gateway$|VRRP parsed invalid IP gateway\. skipping IP\.\.\.$")
 """
 Octavia's template writes a subnet's host routes with this word, for which keepalived has C{via} (seen with Octavia 19

@@ -31,6 +31,14 @@ class ObjectionTests(SynchronousTestCase):
             self.assertEqual("Unknown keyword 'x'", self.judge(code, TRUNCATED + "Unknown keyword 'x'\n"))
         self.assertEqual("keepalived -t ended with 2", self.judge(2, TRUNCATED))
 
+    def test_without_peers(self) -> None:
+        """Octavia names no peers where the other amphora is gone; keepalived runs without them."""
+        line = (
+            "(0b1c) A unicast keyword has been specified without any unicast peers. Defaulting to multicast. "
+            "This usage is deprecated - please update your configuration.\n"
+        )
+        self.assertIsNone(self.judge(5, line))
+
     def test_host_routes(self) -> None:
         """Host routes as Octavia's template writes them are left out; any other unknown word is an objection."""
         lines = [
