@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import uuid
 from collections.abc import Mapping
@@ -93,15 +94,30 @@ def with_fake_ipvs(directory: Path, namespace: str, more_path: str = "") -> LvsP
 
     @param more_path: Where it looks for programs beside the usual.
     """
-    library = directory / "fake_ipvs.so"
-    if not library.exists():
-        run("gcc", "-shared", "-fPIC", "-o", str(library), str(Path(__file__).with_name("fake_ipvs.c")), "-ldl")
+    library = _fake_ipvs(directory)
     path = f"{LvsProgram.environment['PATH']}:{more_path}"
 
     class WithFakeIpvs(LvsProgram):
         environment: ClassVar[Mapping[str, str]] = {"PATH": path, "LD_PRELOAD": str(library)}
 
     return WithFakeIpvs(KEEPALIVED, namespace, facility=None)
+
+
+def keepalived_with_fake_ipvs(directory: Path) -> Path:
+    """The same for an agent that is a process of its own: a script to be put in keepalived's place.  Blocks."""
+    library = _fake_ipvs(directory)
+    real = shutil.copy(KEEPALIVED, directory / "keepalived.real")
+    script = directory / "keepalived"
+    script.write_text(f'#!/bin/bash\nLD_PRELOAD={library} exec -a "$0" {real} "$@"\n')
+    script.chmod(0o755)
+    return script
+
+
+def _fake_ipvs(directory: Path) -> Path:
+    library = directory / "fake_ipvs.so"
+    if not library.exists():
+        run("gcc", "-shared", "-fPIC", "-o", str(library), str(Path(__file__).with_name("fake_ipvs.c")), "-ldl")
+    return library
 
 
 def start_plainly(program: LvsProgram, main: Path, log: Path) -> subprocess.Popen[bytes]:

@@ -27,6 +27,7 @@ from amphora.files import write_synced
 from amphora.testing.pki import ThrowAwayPKI
 from tests.integration.harness import PATIENCE, AgentProcess, free_port, new_id, read_all, wait_until
 from tests.integration.lab import Host, Lab, Port
+from tests.integration.lvs import KEEPALIVED, keepalived_with_fake_ipvs
 from tests.integration.pair import end_keepaliveds, keepalives_of
 from tests.integration.support import OCTAVIA, program, short_directory
 
@@ -40,7 +41,8 @@ MEMBER_SUBNET = {"cidr": "10.98.0.0/24", "gateway_ip": "10.98.0.1"}
 HEARTBEAT_KEY = "a key of the cloud"
 MEMORY = 1024 * 1024
 """Kilobytes of memory that an amphora has.  Octavia sizes haproxy's TLS cache by it: a big machine's takes minutes."""
-_WITH_OWN_MEMINFO = 'mount --bind "$0" /proc/meminfo && exec "$@"'
+_WITH_OWN_FILES = 'while [ "$1" != -- ]; do mount --bind "$1" "$2" || exit; shift 2; done; shift; exec "$@"'
+"""Files, each with the one that it takes the place of, `--`, and a command."""
 
 Plan = dict[str, Any]
 
@@ -251,8 +253,19 @@ class Cloud:
 
     # Making things
 
-    async def boot(self, address: str = "127.0.0.1", vrrp_ip: str = "10.99.0.11", **about: object) -> Amphora:
-        """Boot an amphora as compute and cloud-init do: with the files that the controller makes for it."""
+    async def boot(
+        self,
+        address: str = "127.0.0.1",
+        vrrp_ip: str = "10.99.0.11",
+        heartbeat_interval: int = 1,
+        fake_ipvs: bool = False,
+        **about: object,
+    ) -> Amphora:
+        """
+        Boot an amphora as compute and cloud-init do: with the files that the controller makes for it.
+
+        @param fake_ipvs: Whether its keepalived takes the kernel to have IPVS.
+        """
         from twisted.internet import reactor
 
         index = len(self.plan["amphorae"])
@@ -266,10 +279,11 @@ class Cloud:
         host, port = self.lab.host(f"amphora-{index}"), self.lab.port()
         health_port = free_port()
         _write_meminfo(directory / "meminfo")
-        unshare = (program("unshare") or "unshare", "--mount", "sh", "-c", _WITH_OWN_MEMINFO)
-        agent = AgentProcess(
-            directory, pki, self._bind_port, wrapper=(*unshare, str(directory / "meminfo")), host=address
-        )
+        unshare = (program("unshare") or "unshare", "--mount", "sh", "-c", _WITH_OWN_FILES, "sh")
+        own_files: tuple[str, ...] = (str(directory / "meminfo"), "/proc/meminfo")
+        if fake_ipvs:
+            own_files += (str(await deferToThread(keepalived_with_fake_ipvs, directory)), KEEPALIVED)
+        agent = AgentProcess(directory, pki, self._bind_port, wrapper=(*unshare, *own_files, "--"), host=address)
         controller = Controller(
             {
                 "database": {"connection": "sqlite://"},
@@ -297,7 +311,7 @@ class Cloud:
                     "bind_port": health_port,
                     "controller_ip_port_list": [f"127.0.0.1:{health_port}"],
                     "heartbeat_key": HEARTBEAT_KEY,
-                    "heartbeat_interval": 1,
+                    "heartbeat_interval": heartbeat_interval,
                 },
                 "amphora_agent": {
                     "agent_server_ca": str(pki.ca),

@@ -40,6 +40,8 @@ from octavia.common import data_models  # noqa: E402
 from octavia.network import data_models as network_models  # noqa: E402
 
 PROJECT = "b1c2d3e4f5a64b7c8d9e0f1a2b3c4d5e"
+_REQUESTS = {"request", "get", "post", "put", "delete", "head"}
+"""What the client's methods are made of; the driver's own `delete` is another."""
 Plan = dict[str, Any]
 
 
@@ -258,6 +260,28 @@ class Controller:
         self._client = self._driver.clients["1.0"]
         self._database = Database()
         self._getter: Any = None
+        self._uncalled: set[str] = set()
+        self._note_calls_of(self._driver)
+        self._note_calls_of(self._client)
+
+    def _note_calls_of(self, noted: Any) -> None:
+        for name in dir(noted):
+            method = getattr(noted, name)
+            if callable(method) and not name.startswith("_") and not (noted is self._client and name in _REQUESTS):
+                setattr(noted, name, self._noting(f"{type(noted).__name__}.{name}", method))
+
+    def _noting(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        self._uncalled.add(name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            self._uncalled.discard(name)
+            return method(*arguments, **options)
+
+        return call
+
+    def uncalled(self, plan: Plan, amphora: int = 0) -> list[str]:
+        """The public methods of driver and client that nobody has called yet."""
+        return sorted(self._uncalled)
 
     def _amphora(self, balancer: Any, index: int = 0) -> Any:
         return balancer.amphorae[index]
@@ -267,7 +291,20 @@ class Controller:
         addressed = self._amphora(build(plan), amphora)
         addressed.api_version = "1.0"
         answer = getattr(self._client, method)(addressed, *arguments)
-        return [answer.status_code, answer.json()] if hasattr(answer, "status_code") else answer
+        if not hasattr(answer, "status_code"):
+            return answer
+        is_json = "json" in answer.headers["Content-Type"]
+        return [answer.status_code, answer.json() if is_json else answer.text]
+
+    def of_amphora(self, plan: Plan, method: str, amphora: int = 0) -> None:
+        """Any method of the driver that is given an amphora alone."""
+        getattr(self._driver, method)(self._amphora(build(plan), amphora))
+
+    def of_balancer(self, plan: Plan, method: str, amphora: int = 0) -> None:
+        """Any that is given a load balancer alone, which has this amphora alone, as in `delete_listener`."""
+        balancer = build(plan)
+        balancer.amphorae = [self._amphora(balancer, amphora)]
+        getattr(self._driver, method)(balancer)
 
     # An amphora's own
 
