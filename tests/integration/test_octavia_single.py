@@ -7,6 +7,7 @@ from typing import Any
 
 from amphora.testing.pki import SERVER, Authority, Part
 from tests.integration.harness import new_id, wait_until
+from tests.integration.lvs import EVERYTHING_FOR_LVS
 from tests.integration.octavia_cloud import (
     MEMBER_SUBNET,
     SECOND_SUBNET,
@@ -14,11 +15,15 @@ from tests.integration.octavia_cloud import (
     SUBNET6,
     VIP,
     VIP6,
+    VIP_SUBNET,
     Amphora,
     OctaviaError,
     OctaviaTestCase,
 )
+from tests.integration.pair import keepalives_of, run
 from tests.integration.support import requires
+
+OWN = "10.99.0.11"
 
 
 def listener(protocol: str, port: int, pool: dict[str, Any] | None, **more: object) -> dict[str, Any]:
@@ -35,17 +40,16 @@ def pool(protocol: str, *members: dict[str, Any], **more: object) -> dict[str, A
     return {"id": new_id(), "protocol": protocol, "members": list(members), **more}
 
 
-@requires("root", "haproxy", "keepalived", "ip", "octavia")
-class SingleTests(OctaviaTestCase):
-    """The life of a load balancer of the topology SINGLE."""
+class SingleTestCase(OctaviaTestCase):
+    """A load balancer of the topology SINGLE."""
 
-    async def _plugged(self) -> Amphora:
+    async def _plugged(self, **booted: Any) -> Amphora:
         """An amphora that has its VIPs and a port in the members' network."""
         self.cloud.plan["additional_vips"] = [
             {"ip_address": SECOND_VIP, "subnet": SECOND_SUBNET},
             {"ip_address": VIP6, "subnet": SUBNET6},
         ]
-        amphora = await self.cloud.boot()
+        amphora = await self.cloud.boot(**booted)
         info = await amphora.call("get_info")
         self.assertEqual(info["api_version"], "1.0")
         await amphora.call("plug_vip")
@@ -69,6 +73,11 @@ class SingleTests(OctaviaTestCase):
 
         answer: str = await wait_until(so, f"the member behind port {port} of {vip} to answer")
         return answer
+
+
+@requires("root", "haproxy", "keepalived", "ip", "octavia")
+class SingleTests(SingleTestCase):
+    """The life of a load balancer that haproxy serves."""
 
     async def test_vips_and_members(self) -> None:
         """A booted amphora is given its VIPs, of both families, and a port to its members; each is where it is told."""
@@ -235,9 +244,129 @@ class SingleTests(OctaviaTestCase):
         self.cloud.plan["pools"] = [web]
         self.cloud.plan["listeners"] = [listener("HTTP", 80, web)]
         await amphora.call("update")
-        error = await self.assertFailure(
-            amphora.call("client", "upload_config", self.cloud.plan["id"], "this is no configuration"), OctaviaError
-        )
-        self.assertEqual(error.name, "InvalidRequest")
+        await self._raises("InvalidRequest", amphora, "client", "upload_config", self.cloud.plan["id"], "no such thing")
         await self._serves(80, member)
         await amphora.well()
+
+    async def test_errors(self) -> None:
+        """What is refused, not there, or there already is to Octavia the exception that its flows count on."""
+        amphora = await self._plugged()
+        plugged = {"subnet_cidr": "10.99.0.0/24", "gateway": None, "mac_address": amphora.port.mac, "mtu": 1450}
+        unknown = new_id()
+        for call, *arguments in (
+            ("plug_vip", "10.99.0.300", plugged),
+            ("plug_vip", VIP, {**plugged, "vrrp_ip": "no address"}),
+            ("plug_network", {"mac_address": 5}),
+            ("get_interface", "no address"),
+            ("set_interface_rules", OWN, [{"protocol": "HTTP", "cidr": None, "port": 80}]),
+            ("upload_cert_pem", unknown, "no-pem.txt", "any bytes"),
+            ("upload_udp_config", unknown, "no configuration"),
+            ("upload_vrrp_config", "no configuration"),
+            ("update_cert_for_rotation", "no certificate"),
+            ("update_agent_config", "no configuration"),
+        ):
+            await self._raises("InvalidRequest", amphora, "client", call, *arguments)
+        for call, *arguments in (
+            ("get_interface", "10.98.0.99"),
+            ("get_cert_md5sum", unknown, f"{unknown}.pem"),
+            ("start_listener", unknown),
+            ("reload_listener", unknown),
+        ):
+            await self._raises("NotFound", amphora, "client", call, *arguments)
+        await self._raises("Conflict", amphora, "client", "plug_vip", VIP, await self._as_plugged(amphora))
+
+    async def test_late_port(self) -> None:
+        """A port that comes after Octavia has begun to ask for it is plugged; one that never comes times out."""
+        amphora = await self._plugged()
+        port = self.cloud.lab.port()
+        late = "02:00:00:00:00:99"
+        fixed = {"ip_address": "10.98.0.12", "subnet": MEMBER_SUBNET}
+        request = {"id": new_id(), "mac_address": late, "fixed_ips": [fixed]}
+        asked = amphora.call("plug_network", request)
+        await wait_until(lambda: "Retrying" in amphora.controller.log, "Octavia to ask again")
+        run("ip", "link", "set", port.link, "address", late)
+        await asked
+        self.assertTrue(amphora.has("10.98.0.12"))
+        await self._raises("TimeOutException", amphora, "plug_network", {**request, "mac_address": "02:00:00:00:00:98"})
+
+    async def test_udp_without_ipvs(self) -> None:
+        """Where the kernel cannot balance, a UDP listener's start says so, and an HTTP listener beside it goes on."""
+        amphora = await self._plugged()
+        plan = self.cloud.plan
+        member = self.cloud.new_member(8001)
+        web, udp = pool("HTTP", member), pool("UDP", {**member, "id": new_id()})
+        plan.update(pools=[web], listeners=[listener("HTTP", 80, web)])
+        await amphora.call("update")
+        await amphora.well()
+        plan["pools"].append(udp)
+        plan["listeners"].append(listener("UDP", 5353, udp))
+        error = await self._raises("InternalServerError", amphora, "update")
+        self.assertIn("modprobe ip_vs", " ".join(error.log))
+        await self._serves(80, member)
+        seen = await amphora.seen_by_controller(lambda seen: not seen["refreshed"], "a listener missing")
+        self.assertEqual(list(seen["message"]["listeners"]), [plan["listeners"][0]["id"]])
+        await amphora.call("delete_listener", plan["listeners"][1]["id"])
+        del plan["listeners"][1], plan["pools"][1]
+        await amphora.well()
+
+    async def _as_plugged(self, amphora: Amphora) -> dict[str, Any]:
+        """What Octavia has asked for, again."""
+        more = ((SECOND_VIP, SECOND_SUBNET), (VIP6, SUBNET6))
+        return {
+            "subnet_cidr": VIP_SUBNET["cidr"],
+            "gateway": VIP_SUBNET["gateway_ip"],
+            "mac_address": amphora.port.mac,
+            "vrrp_ip": OWN,
+            "mtu": 1450,
+            "host_routes": [],
+            "additional_vips": [
+                {"ip_address": ip, "subnet_cidr": of["cidr"], "gateway": of["gateway_ip"], "host_routes": []}
+                for ip, of in more
+            ],
+            "is_sriov": False,
+        }
+
+    async def _raises(self, name: str, amphora: Amphora, call: str, *arguments: object) -> OctaviaError:
+        error: OctaviaError = await self.assertFailure(amphora.call(call, *arguments), OctaviaError)
+        self.assertEqual(error.name, name, (call, arguments, error))
+        return error
+
+
+@requires("root", "haproxy", "ip", "octavia", *EVERYTHING_FOR_LVS)
+class UdpTests(SingleTestCase):
+    """UDP listeners of a real keepalived, which takes the kernel to have IPVS: no packet is balanced."""
+
+    async def test_life(self) -> None:
+        """A UDP listener comes, is changed and goes beside an HTTP one, and at each step the heartbeats count."""
+        amphora = await self._plugged(fake_ipvs=True)
+        plan = self.cloud.plan
+        member = self.cloud.new_member(8001)
+        web = pool("HTTP", member)
+        udp = pool("UDP", {**member, "id": new_id()}, {**member, "id": new_id(), "protocol_port": 8002})
+        plan.update(pools=[web], listeners=[listener("HTTP", 80, web)])
+        await self._counts(amphora)
+        plan["pools"].append(udp)
+        plan["listeners"].append(listener("UDP", 5353, udp))
+        await self._counts(amphora)
+        del udp["members"][0]
+        await self._counts(amphora)
+        plan["listeners"][1]["enabled"] = False
+        await self._counts(amphora)
+        plan["listeners"][1]["enabled"] = True
+        await self._counts(amphora)
+        await self._serves(80, member)
+
+        # The one goes, and the other stays; then that goes as well.
+        for each in reversed(list(plan["listeners"])):
+            await amphora.call("delete_listener", each["id"])
+            plan["listeners"].remove(each)
+            await amphora.seen_by_controller(lambda seen: seen["refreshed"], "a heartbeat that counts")
+        self.assertEqual(await amphora.call("client", "get_all_listeners"), [])
+        self.assertEqual(keepalives_of(amphora.directory), [])
+
+    async def _counts(self, amphora: Amphora) -> None:
+        """Bring the plan to the amphora, and wait for a heartbeat that counts: it tells of each listener that is on."""
+        await amphora.call("update")
+        seen = await amphora.seen_by_controller(lambda seen: seen["refreshed"], "a heartbeat that counts")
+        on = {each["id"] for each in self.cloud.plan["listeners"] if each.get("enabled", True)}
+        self.assertEqual(set(seen["message"]["listeners"]), on)
