@@ -42,14 +42,17 @@ HTTP, TLS, TCP, METRICS, DISABLED = (an_id(number) for number in (0xA1, 0xA2, 0x
 POOL, PINGED, TCP_POOL = (an_id(number) for number in (0xB1, 0xB2, 0xB3))
 
 
-def revocations(authority: Authority) -> bytes:
-    """The list of what an authority has revoked: nothing."""
+def revocations(authority: Authority, *revoked: x509.Certificate) -> bytes:
+    """The list of what an authority has revoked."""
     now = datetime.now(UTC)
     builder = x509.CertificateRevocationListBuilder(
         issuer_name=authority.identity.certificate.subject,
         last_update=now - timedelta(hours=1),
         next_update=now + timedelta(days=1),
     )
+    for each in revoked:
+        entry = x509.RevokedCertificateBuilder(each.serial_number, now - timedelta(hours=1)).build()
+        builder = builder.add_revoked_certificate(entry)
     signed = builder.sign(authority.identity.key, hashes.SHA256())
     return signed.public_bytes(serialization.Encoding.PEM)
 

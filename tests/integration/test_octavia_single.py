@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from typing import Any
 
-from amphora.testing.pki import SERVER, Authority, Part
+from amphora.testing.pki import CLIENT, SERVER, Authority, Issued, Part
 from tests.integration.harness import new_id, wait_until
 from tests.integration.lvs import EVERYTHING_FOR_LVS
 from tests.integration.octavia_cloud import (
@@ -22,6 +22,7 @@ from tests.integration.octavia_cloud import (
 )
 from tests.integration.pair import keepalives_of, run
 from tests.integration.support import requires
+from tests.integration.test_octavia_configurations import revocations
 
 OWN = "10.99.0.11"
 
@@ -193,6 +194,97 @@ class SingleTests(SingleTestCase):
         await amphora.call("update")
         self.assertEqual(len({each.name for each in (amphora.agent.cert_dir / plan["id"]).iterdir()} - uploaded), 1)
         await self._serves(443, member, tls=context)
+
+    async def test_client_certificates(self) -> None:
+        """A listener lets in clients whose certificates its authority has issued and not revoked, and nobody else."""
+        amphora = await self._plugged()
+        plan = self.cloud.plan
+        member = self.cloud.new_member(8001)
+        web = pool("HTTP", member)
+        authority, clients = Authority.create(), Authority.create("authority for clients")
+        served = authority.issue("www.example.com", usages=(SERVER,))
+        welcome, revoked = (clients.issue(name, usages=(CLIENT,), names=()) for name in ("welcome", "revoked"))
+        own = await amphora.controller.call(
+            "store_certificate", plan, served.pem(Part.CERTIFICATE).decode(), served.pem(Part.KEY).decode()
+        )
+        secure = listener(
+            "TERMINATED_HTTPS",
+            443,
+            web,
+            tls_certificate_id=own,
+            client_authentication="MANDATORY",
+            client_ca_tls_certificate_id=self._secret(clients.certificate_pem),
+            client_crl_container_id=self._secret(revocations(clients)),
+        )
+        plan.update(pools=[web], listeners=[secure])
+        await amphora.call("update")
+
+        def context(client: Issued | None) -> ssl.SSLContext:
+            made = ssl.create_default_context(cadata=authority.certificate_pem.decode())
+            # With a later version the client hears of a refusal only when it reads.
+            made.maximum_version = ssl.TLSVersion.TLSv1_2
+            if client is not None:
+                both = self.cloud.directory / f"{new_id()}.pem"
+                both.write_bytes(client.pem(Part.CERTIFICATE, Part.KEY))
+                made.load_cert_chain(both)
+            return made
+
+        for client in (welcome, revoked):
+            await self._serves(443, member, tls=context(client))
+        await self.assertFailure(self.cloud.get(443, tls=context(None)), ssl.SSLError)
+        secure["client_crl_container_id"] = self._secret(revocations(clients, revoked.certificate))
+        await amphora.call("update")
+
+        async def refused() -> bool:
+            try:
+                await self.cloud.get(443, tls=context(revoked))
+            except ssl.SSLError:
+                return True
+            return False
+
+        await wait_until(refused, "the new list to be in force")
+        await self._serves(443, member, tls=context(welcome))
+        await amphora.well()
+
+    def _secret(self, content: bytes) -> str:
+        """Keep something at the key manager.  @return: the reference"""
+        reference = new_id()
+        (self.cloud.directory / "secrets" / f"{reference}.crt").write_bytes(content)
+        return reference
+
+    async def test_pools(self) -> None:
+        """Members of several pools come and go, are disabled and return, each in its own pool."""
+        amphora = await self._plugged()
+        plan = self.cloud.plan
+        first, second, third = (self.cloud.new_member(port) for port in (8001, 8002, 8003))
+        web, api, idle = pool("HTTP", first), pool("HTTP", second), pool("HTTP")
+        plan.update(
+            pools=[web, api, idle],
+            listeners=[listener("HTTP", 80, web), listener("HTTP", 81, api), listener("HTTP", 82, idle)],
+        )
+        await amphora.call("update")
+        await self._serves(80, first)
+        await self._serves(81, second)
+        self.assertIn(" 503 ", await self.cloud.get(82))
+        await amphora.well()
+
+        # One moves to the pool that had none, and another takes its place.
+        web["members"], idle["members"] = [third], [first]
+        await amphora.call("update")
+        for port, member in ((80, third), (81, second), (82, first)):
+            await self._serves(port, member)
+        await amphora.well()
+
+        third["enabled"] = False
+        await amphora.call("update")
+        seen = await amphora.seen_by_controller(
+            lambda seen: seen["refreshed"] and seen["statuses"].get(third["id"]) == "OFFLINE", "a disabled member"
+        )
+        self.assertEqual(seen["statuses"][second["id"]], "NO_MONITOR")
+        self.assertIn(" 503 ", await self.cloud.get(80))
+        third["enabled"] = True
+        await amphora.call("update")
+        await self._serves(80, third)
 
     async def test_l7(self) -> None:
         """Policies redirect to another pool, redirect to an URL and reject, as their rules say."""
