@@ -1,9 +1,9 @@
 """
 The settings in force, and the file that they come from: both may be replaced while the agent runs.
 
-A new file is read, checked and stored before any of it is in force.  What an agent has come up with, or taken since, is
-kept beside the file: an editor that was killed, or a disk that was full, may leave half a file, and an amphora whose
-agent does not start is replaced by its controller, with all that it serves.
+A new file is read, checked and stored before any of it is in force.  One that an agent has come up with, or that is all
+in force, is kept beside the file: an editor that was killed, or a disk that was full, may leave half a file, and an
+amphora whose agent does not start is replaced by its controller, with all that it serves.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ class SettingsNotStored(SettingsError):
 
 
 def last_good(path: Path) -> Path:
-    """Where the configuration is kept that an agent has used last, whatever has become of the file since."""
+    """Where the configuration is kept that has last worked as a whole, whatever has become of the file since."""
     return path.with_name(f"{path.name}.last-good")
 
 
 def load_usable_settings(path: str) -> Settings:
     """
-    Read the file at `path`; where it cannot be used, what an agent used last, which is logged.
+    Read the file at `path`; where it cannot be used, what has worked last, which is logged.
 
     @raise ConfigError: what is wrong with the file, where there is nothing to take its place.
     """
@@ -70,7 +70,7 @@ def load_usable_settings(path: str) -> Settings:
         except ConfigError:
             raise error from None
         _log.error(
-            "{error}. The agent starts with the last configuration that it has used, {kept}: put the file right",
+            "{error}. The agent starts with the last configuration that has worked, {kept}: put the file right",
             error=error,
             kept=str(kept),
         )
@@ -125,12 +125,9 @@ class LiveSettings:
         """
         return self._jobs.run(self._reread)
 
-    async def keep(self) -> None:
-        """Keep the file, if it can be used, for a start at which it cannot."""
-        with suppress(SettingsError):
-            content = await self._content()
-            await self._read(content)
-            await self._keep(content)
+    def keep(self) -> Deferred[None]:
+        """The agent has come up: keep the file, if that is what it did so with, for a start at which it cannot."""
+        return self._jobs.run(self._keep_file)
 
     # The jobs
 
@@ -142,15 +139,26 @@ class LiveSettings:
         except OSError as error:
             self._log.error("{path}: a new configuration cannot be stored: {error}", path=str(self.path), error=error)
             raise SettingsNotStored(error.strerror or str(error)) from error
-        await self._keep(content)
-        return self._put_in_force(new, remarks)
+        return await self._take(new, content, remarks)
 
     async def _reread(self) -> Sequence[str]:
         content = await self._content()
         new = await self._read(content)
         remarks = await self._prepared(new)
-        await self._keep(content)
-        return self._put_in_force(new, remarks)
+        return await self._take(new, content, remarks)
+
+    async def _keep_file(self) -> None:
+        with suppress(SettingsError):
+            content = await self._content()
+            if not self._waiting(await self._read(content)):
+                await self._keep(content)
+
+    async def _take(self, new: Settings, content: bytes, remarks: Sequence[str]) -> Sequence[str]:
+        said = self._put_in_force(new, remarks)
+        if not self._waiting(new):
+            # Of all else only the next start shows whether it works.
+            await self._keep(content)
+        return said
 
     async def _content(self) -> bytes:
         try:
@@ -197,14 +205,17 @@ class LiveSettings:
             if option.live and getattr(before, option.name) != getattr(self.now, option.name):
                 self._log.info("{change}", change=_change(option, before, self.now))
         self._apply(self.now)
-        waiting = [each.title for each in OPTIONS if getattr(self.now, each.name) != getattr(new, each.name)]
         self._log.debug("This line is only logged where debug is true")
         said = [*new.notes, *remarks]
-        if waiting:
+        if waiting := self._waiting(new):
             said.append(f"In force when the agent starts next: {', '.join(waiting)}")
         for line in said:
             self._log.warn("{line}", line=line)
         return said
+
+    def _waiting(self, new: Settings) -> list[str]:
+        """What of these is not in force."""
+        return [each.title for each in OPTIONS if getattr(self.now, each.name) != getattr(new, each.name)]
 
 
 def _change(option: Option, before: Settings, now: Settings) -> str:
@@ -255,7 +266,7 @@ class FollowsItsFile(Service):
 
     def startService(self) -> None:
         super().startService()
-        Deferred.fromCoroutine(self._live.keep())
+        self._live.keep()
         self._before = signal.signal(signal.SIGHUP, self._hung_up)
 
     def stopService(self) -> None:

@@ -61,6 +61,7 @@ from amphora.network.plugging import Network
 from amphora.network.records import Records
 from amphora.process import ProcessIdentity, boot_id
 from amphora.sample import Sample
+from amphora.startable import require_places
 from amphora.system.figures import Meter
 from amphora.system.haproxy_version import HaproxyVersion
 from amphora.system.links import read_links
@@ -358,7 +359,7 @@ def default_topology(settings: Settings) -> Topology:
 
 def require_startable(settings: Settings, new: Settings) -> None:
     """
-    Would an agent start with the new settings, and be the same amphora?  Reads the TLS files that they name.
+    Would an agent start with the new settings, and be the same amphora?  What they change is tried; may block.
 
     @raise ConfigError: if not.
     """
@@ -370,6 +371,7 @@ def require_startable(settings: Settings, new: Settings) -> None:
             MutualTLS(new.client_auth, new.agent_tls_protocol).replace(read_tls_files(new))
         except BadTLSFiles as error:
             raise ConfigError(f"[amphora_agent] {' and '.join(names)}: {error}") from None
+    require_places(settings, new)
 
 
 def read_tls_files(settings: Settings) -> TLSFiles:

@@ -6,7 +6,6 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -51,9 +50,11 @@ class LiveSettingsTestCase(SynchronousTestCase):
         self.problem: ConfigError | None = None
         self.full = False
         self.remarks: Sequence[str] = ()
-        self.live = LiveSettings(
-            self.path, load_settings(str(self.path)), AtOnce(), self.check, self.prepare, self.applied.append
-        )
+        self.live = self.made(load_settings(str(self.path)))
+
+    def made(self, settings: Settings) -> LiveSettings:
+        """Those of an agent that was started with these."""
+        return LiveSettings(self.path, settings, AtOnce(), self.check, self.prepare, self.applied.append)
 
     def check(self, settings: Settings) -> None:
         if self.problem is not None:
@@ -97,6 +98,16 @@ class ReplaceTests(LiveSettingsTestCase):
         )
         self.assertEqual(content, self.path.read_bytes())
         self.assertEqual([waits], self.successResultOf(self.live.replace(content)))
+
+    def test_kept(self) -> None:
+        """Of a file that the next start has yet to prove nothing is kept; one that is all in force is."""
+        self.successResultOf(self.live.replace(written(heartbeat_interval=3)))
+        for content in (written(bind_port=9999), written(base_path="/srv", heartbeat_interval=4)):
+            self.successResultOf(self.live.replace(content))
+            self.successResultOf(self.live.reread())
+            self.successResultOf(self.live.keep())
+            self.assertEqual(content, self.path.read_bytes())
+            self.assertEqual(written(heartbeat_interval=3), last_good(self.path).read_bytes())
 
     def test_B5_log(self) -> None:
         """Old and new controllers are logged, keys are not."""
@@ -198,6 +209,8 @@ class RereadTests(LiveSettingsTestCase):
         said = self.successResultOf(self.live.reread())
         self.assertEqual(["In force when the agent starts next: [haproxy_amphora] bind_port"], said)
         self.assertEqual(3, self.live.now.heartbeat_interval)
+        self.path.write_bytes(written(heartbeat_interval=4))
+        self.assertEqual([], self.successResultOf(self.live.reread()))
         self.assertEqual(self.path.read_bytes(), last_good(self.path).read_bytes())
 
     def test_unusable(self) -> None:
@@ -213,7 +226,9 @@ class LastGoodTests(LiveSettingsTestCase):
     """What an agent starts with when the file was torn."""
 
     def keep(self) -> None:
-        self.successResultOf(Deferred.fromCoroutine(self.live.keep()))
+        """An agent has come up."""
+        self.live = self.made(load_usable_settings(str(self.path)))
+        self.successResultOf(self.live.keep())
 
     def test_C8_torn(self) -> None:
         """An agent starts with what one has used last, and says what is wrong with the file, but never its secrets."""
