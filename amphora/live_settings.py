@@ -271,6 +271,7 @@ class FollowsItsFile(Service):
 
     def stopService(self) -> None:
         super().stopService()
+        # C{makeService} has seen to it that this ends nothing.
         signal.signal(signal.SIGHUP, self._before)
 
     def _hung_up(self, number: int, frame: FrameType | None) -> None:

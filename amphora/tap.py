@@ -105,9 +105,11 @@ def makeService(options: Options) -> IService:
     """
     from twisted.internet import reactor
 
-    if signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:
-        # The image's logrotate sends it to have a log opened anew.  Ours is no file, and the signal would end us.
-        signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    # Who has the file read again while the agent starts or stops must not end it.
+    pass_over(signal.SIGHUP)
+    # The image's logrotate sends it to have a log opened anew.  Ours is no file, and the signal would end us; where it
+    # is one, twistd takes the signal, if nobody else has by the time that it opens the log.
+    cast(IReactor, reactor).callWhenRunning(pass_over, signal.SIGUSR1)
     try:
         # A timer that counts on the wall clock stands still for as long as the clock is set back.
         cast(Any, reactor).seconds = time.monotonic
@@ -115,6 +117,16 @@ def makeService(options: Options) -> IService:
         return build_agent(cast(IReactor, reactor), Path(path), load_usable_settings(path))
     except (ConfigError, BadTLSFiles) as error:
         raise SystemExit(f"amphora-agent: {error}") from None
+
+
+def pass_over(number: signal.Signals) -> None:
+    """
+    Let a signal that would end this process do nothing, to its very end.
+
+    Programs that we start do not inherit that: Twisted gives them the defaults.
+    """
+    if signal.getsignal(number) == signal.SIG_DFL:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def build_agent(reactor: IReactor, config_file: Path, settings: Settings) -> Agent:

@@ -105,6 +105,7 @@ class AgentProcess:
     """A command that becomes the agent, such as `unshare -m`."""
     host: str = "127.0.0.1"
     """The address that it listens on."""
+    twistd_options: tuple[str, ...] = ()
     keeps_config: bool = False
     """Whether a start finds the configuration as the last agent has left it."""
     _protocol: _AgentProtocol | None = field(init=False, default=None)
@@ -176,6 +177,7 @@ class AgentProcess:
             [
                 *self.wrapper,
                 *(sys.executable, str(Path(sys.executable).parent / "twistd"), "--nodaemon", "--pidfile="),
+                *self.twistd_options,
                 *("amphora", "--config-file", str(self.config_file)),
             ],
             env={**os.environ, "PYTHONPATH": source, "PYTHONDONTWRITEBYTECODE": "1"},

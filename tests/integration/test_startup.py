@@ -83,6 +83,37 @@ class StartTests(AgentTestCase):
         await self.agent.end()
         self.assertIn("Server Shut Down", self.agent.log)
 
+    async def test_log_rotation_by_twistd(self) -> None:
+        """An agent that twistd's own option gives a log file has that file opened anew."""
+        log = self.directory / "agent.log"
+        self.agent.twistd_options = (f"--logfile={log}",)
+        self.agent.spawn()
+        await wait_until(lambda: log.exists() and "agent is ready" in log.read_text(), "the agent to be ready")
+        os.kill(self.agent.pid, signal.SIGUSR1)
+        await wait_until(lambda: log.with_name("agent.log.1").exists(), "the log to be rotated")
+        await self.client.info()
+
+    async def test_hung_up(self) -> None:
+        """SIGHUP, again and again, ends no agent: not one that starts, not one that stops."""
+        ended = self.agent.spawn()
+        pid = self.agent.pid
+
+        def hung_up_until(text: str) -> bool:
+            if not ended.called:
+                os.kill(pid, signal.SIGHUP)
+            return ended.called or text in self.agent.log
+
+        # Before, it is Python that starts, and not yet the agent.
+        await wait_until(lambda: "starting up" in self.agent.log, "the agent to start")
+        await wait_until(lambda: hung_up_until("agent is ready"), "the agent to be ready")
+        await wait_until(lambda: hung_up_until("reading it again"), "the file to be read again")
+        os.kill(pid, signal.SIGTERM)
+        await wait_until(lambda: hung_up_until("(never said)"), "the agent to end")
+        reason = await ended
+        assert isinstance(reason, ProcessTerminated), self.agent.log
+        # twistd ends as what asked for it would have done.
+        self.assertEqual(signal.SIGTERM, reason.signal, self.agent.log)
+
     async def test_leftovers(self) -> None:
         """What an agent left unfinished when it was killed is gone after the next start."""
         instance, certificates = (parent / new_id() for parent in (self.agent.base_path, self.agent.cert_dir))
