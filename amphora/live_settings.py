@@ -169,6 +169,7 @@ class LiveSettings:
     async def _read(self, content: bytes) -> Settings:
         def read() -> Settings:
             settings = read_settings(content, self.path.name)
+            _require_heartbeats(self.now, settings)
             self._check(settings)
             return settings
 
@@ -216,6 +217,23 @@ class LiveSettings:
     def _waiting(self, new: Settings) -> list[str]:
         """What of these is not in force."""
         return [each.title for each in OPTIONS if getattr(self.now, each.name) != getattr(new, each.name)]
+
+
+def _require_heartbeats(now: Settings, new: Settings) -> None:
+    """
+    An amphora that sends heartbeats goes on to: its controller replaces one that falls silent.
+
+    @raise ConfigError: for what is missing.
+    """
+    if now.heartbeat_key is None or not now.controller_ip_port_list:
+        return
+    for name, what in (("heartbeat_key", "no key"), ("controller_ip_port_list", "no controller that can be used")):
+        if not getattr(new, name):
+            title = f"[health_manager] {name}"
+            remarks = "".join(f"; {note}" for note in new.notes if title in note)
+            raise ConfigError(
+                f"{title}: {what} is given, and an amphora that falls silent is replaced by its controller{remarks}"
+            )
 
 
 def _change(option: Option, before: Settings, now: Settings) -> str:

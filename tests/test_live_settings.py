@@ -6,6 +6,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
+from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -160,6 +161,26 @@ class ReplaceTests(LiveSettingsTestCase):
         error = self.failureResultOf(self.live.replace(written(debug=True)), SettingsRefused).value
         self.assertEqual("[amphora_agent] agent_server_cert: no such file", error.reason)
         self.assert_unchanged()
+
+    def test_silenced(self) -> None:
+        """An amphora that sends heartbeats takes nothing that would end that; one that sends none does."""
+        for changed, words in (
+            ({"heartbeat_key": ""}, "[health_manager] heartbeat_key: no key is given"),
+            ({"controller_ip_port_list": ""}, "[health_manager] controller_ip_port_list: no controller"),
+            ({"controller_ip_port_list": "nonsense"}, "the entry 'nonsense' does not end in a port"),
+        ):
+            for take in (self.live.replace, self.reread):
+                error: SettingsRefused = self.failureResultOf(take(written(**changed)), SettingsRefused).value
+                self.assertIn(words, error.reason)
+            self.path.write_bytes(written())
+            self.assert_unchanged()
+        self.path.write_bytes(silent := written(controller_ip_port_list=""))
+        self.live = self.made(load_settings(str(self.path)))
+        self.successResultOf(self.live.replace(silent))
+
+    def reread(self, content: bytes) -> Deferred[Sequence[str]]:
+        self.path.write_bytes(content)
+        return self.live.reread()
 
     def test_full_disk(self) -> None:
         """What the disk does not take is not in force: not the file, nor what has to be remembered before."""
