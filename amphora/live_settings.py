@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import define, evolve, field, frozen
 from twisted.application.service import Service
@@ -28,6 +28,8 @@ from amphora.config import OPTIONS, ConfigError, Controller, Option, Settings, l
 from amphora.files import beside, rename_synced, replace_file, write_synced
 from amphora.jobs import JobQueue
 from amphora.loadbalancer.errors import StorageFailed
+
+T = TypeVar("T")
 
 _log = Logger()
 
@@ -96,7 +98,8 @@ class LiveSettings:
     """Finds what would keep the next agent from starting with these; may block.  Raises `ConfigError`."""
     _prepare: Callable[[Settings], Awaitable[Sequence[str]]]
     """
-    Called before a file is taken: tells, one line each, what of it will be without effect.  Raises `StorageFailed`.
+    Called before a file is taken, which the disk has: tells, one line each, what of it will be without effect.  Raises
+    `StorageFailed`.
     """
     _apply: Callable[[Settings], None]
     """Puts them in force."""
@@ -133,13 +136,25 @@ class LiveSettings:
 
     async def _replace(self, content: bytes) -> Sequence[str]:
         new = await self._read(content)
-        remarks = await self._prepared(new)
+        path = await self._stored(lambda: Path(os.path.realpath(self.path)))
+        # What has to be remembered is so once the disk has the file, and before the file is in its place: an agent that
+        # is killed in between leaves an amphora that stays what it is.
+        await self._stored(lambda: _write_alike(path, content))
         try:
-            await self._blocking.run(_replace_alike, self.path, content)
+            remarks = await self._prepared(new)
+            await self._stored(lambda: rename_synced(beside(path), path))
+        except SettingsError:
+            with suppress(OSError):
+                await self._blocking.run(beside(path).unlink, missing_ok=True)
+            raise
+        return await self._take(new, content, remarks)
+
+    async def _stored(self, write: Callable[[], T]) -> T:
+        try:
+            return await self._blocking.run(write)
         except OSError as error:
             self._log.error("{path}: a new configuration cannot be stored: {error}", path=str(self.path), error=error)
             raise SettingsNotStored(error.strerror or str(error)) from error
-        return await self._take(new, content, remarks)
 
     async def _reread(self) -> Sequence[str]:
         content = await self._content()
@@ -251,21 +266,19 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-def _replace_alike(path: Path, content: bytes) -> None:
+def _write_alike(path: Path, content: bytes) -> None:
     """
-    Replace a file by one of the same owner and rights, a new one for us alone; where it is a link, what that leads to.
+    Write beside a file what is to replace it, with the same owner and rights; a new one for us alone.
 
-    @raise OSError: as the system says; the old file is untouched then.
+    @raise OSError: as the system says; nothing is left of it then.
     """
-    path = Path(os.path.realpath(path))
     unfinished = beside(path)
+    write_synced(unfinished, content)
     try:
-        write_synced(unfinished, content)
         with suppress(FileNotFoundError):
             status = path.stat()
             os.chown(unfinished, status.st_uid, status.st_gid)
             unfinished.chmod(stat.S_IMODE(status.st_mode))
-        rename_synced(unfinished, path)
     except OSError:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)

@@ -147,15 +147,17 @@ def build_agent(reactor: IReactor, config_file: Path, settings: Settings) -> Age
     def check(new: Settings) -> None:
         require_startable(settings, new)
 
+    def in_use() -> bool:
+        return network.has_vips or keepalived.configured
+
     async def prepare(new: Settings) -> Sequence[str]:
-        in_use = network.has_vips or keepalived.configured
-        remark = await topology.stay(default_topology(new), in_use=in_use)
+        remark = await topology.stay(default_topology(new), in_use=in_use())
         return () if remark is None else (f"[controller_worker] loadbalancer_topology: {remark}",)
 
     def apply(now: Settings) -> None:
         verbosity.set(debug=now.debug)
         heartbeats.renew(heartbeat_settings(now))
-        topology.take_default(default_topology(now))
+        topology.take_default(default_topology(now), in_use=in_use())
 
     live = LiveSettings(config_file, settings, blocking, check, prepare, apply)
     store = Store(Path(settings.base_path), Path(settings.base_cert_dir))

@@ -48,6 +48,7 @@ class LiveSettingsTestCase(SynchronousTestCase):
         self.path.write_bytes(written())
         self.path.chmod(0o600)
         self.applied: list[Settings] = []
+        self.prepared: list[Settings] = []
         self.problem: ConfigError | None = None
         self.full = False
         self.remarks: Sequence[str] = ()
@@ -62,6 +63,7 @@ class LiveSettingsTestCase(SynchronousTestCase):
             raise self.problem
 
     async def prepare(self, settings: Settings) -> Sequence[str]:
+        self.prepared.append(settings)
         if self.full:
             raise StorageFailed("topology", "No space left on device")
         return self.remarks
@@ -189,10 +191,11 @@ class ReplaceTests(LiveSettingsTestCase):
         self.assertEqual("No space left on device", error.reason)
         self.full = False
         self.assert_unchanged()
+        self.prepared.clear()
         self.path.with_name(".agent.conf.new").mkdir()
         with capturedLogs() as events:
             error = self.failureResultOf(self.live.replace(written(debug=True)), SettingsNotStored).value
-        self.assertEqual(1, len(events))
+        self.assertEqual((1, []), (len(events), self.prepared))
         self.path.with_name(".agent.conf.new").rmdir()
         self.assert_unchanged()
 

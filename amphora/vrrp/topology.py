@@ -204,9 +204,20 @@ class AmphoraTopology:
         """
         return self._jobs.run(lambda: self._stay(default, in_use))
 
-    def take_default(self, default: Topology) -> None:
-        """The configuration names this topology: it counts if no other was settled on."""
-        if not self._recorded and default != self._record.asked.topology:
+    def take_default(self, default: Topology, *, in_use: bool) -> None:
+        """
+        The configuration names this topology: it counts if no other was settled on.
+
+        @param in_use: as for L{stay}: since that was asked, the amphora may have begun to serve.
+        """
+        if self._recorded or default == self._record.asked.topology:
+            return
+        if in_use:
+            self._log.warn("The topology stays {topology}", topology=self._record.asked.topology)
+            self._jobs.run(lambda: self._stay(default, in_use)).addErrback(
+                lambda reason: self._log.failure("The topology cannot be remembered", reason)
+            )
+        else:
             self._record = _by_default(default)
             self._log.info("The topology is {topology} from now on", topology=default)
             self._changed()

@@ -144,7 +144,7 @@ class ByConfigurationTests(TopologyTestCase):
     def renew(self, default: Topology, *, in_use: bool) -> str | None:
         """Another configuration is taken."""
         remark = self.successResultOf(self.topology.stay(default, in_use=in_use))
-        self.topology.take_default(default)
+        self.topology.take_default(default, in_use=in_use)
         return remark
 
     def test_idle(self) -> None:
@@ -171,6 +171,14 @@ class ByConfigurationTests(TopologyTestCase):
             self.agent(cast(Topology, other))
             self.assertEqual(before, self.topology.standing.topology)
         self.assertEqual(([], [], 0), (self.handed_over, self.keepalived.told, self.changes))
+
+    def test_in_use_meanwhile(self) -> None:
+        """One that has begun to serve while the configuration was taken stays what it is, under the next agent too."""
+        self.assertIsNone(self.successResultOf(self.topology.stay("ACTIVE-STANDBY", in_use=False)))
+        self.topology.take_default("ACTIVE-STANDBY", in_use=True)
+        self.assertEqual("SINGLE", self.topology.standing.topology)
+        self.agent("ACTIVE-STANDBY")
+        self.assertEqual("SINGLE", self.topology.standing.topology)
 
     def test_asked_for(self) -> None:
         """What was asked for by the API stays, whether or not it is in use."""
