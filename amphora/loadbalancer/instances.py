@@ -132,7 +132,12 @@ class Instances:
         await self._at(instance_id).put_file(filename, content)
 
     async def file_md5(self, instance_id: str, filename: str) -> str:
-        """@raise BadFilename, CertificateNotFound, StorageFailed: as they say."""
+        """
+        Who asks is about to name the file in a configuration, and does not put it once more where it is the same.
+
+        @raise BadFilename, CertificateNotFound, StorageFailed: as they say.
+        """
+        self._orphans.pop(instance_id, None)
         return await self._at(instance_id).file_md5(filename)
 
     async def discard_file(self, instance_id: str, filename: str) -> None:
@@ -191,7 +196,10 @@ class Instances:
         now = self._surroundings.reactor.seconds()
         found = set(await self._surroundings.blocking.run(self._store.certificate_ids))
         self._orphans = {each: self._orphans.get(each, now) for each in found - self._known.keys() - self._unread}
-        for instance_id in [each for each, since in self._orphans.items() if now - since >= _ORPHANED]:
+        for instance_id, since in list(self._orphans.items()):
+            # While others are removed, somebody may have come for this one.
+            if now - since < _ORPHANED or self._orphans.get(instance_id) != since:
+                continue
             # Those that cannot be removed, which is logged, are tried again in a day.
             self._orphans[instance_id] = now
             with suppress(LoadBalancerError):

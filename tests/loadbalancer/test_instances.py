@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
+from attrs import define
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from amphora.blocking import AtOnce
+from amphora.blocking import AtOnce, BlockingCalls
 from amphora.loadbalancer.errors import BadFilename, CertificateNotFound, InstanceNotFound, StorageFailed
 from amphora.loadbalancer.final_logs import Nowhere
 from amphora.loadbalancer.haproxy import Haproxy, HaproxyProgram
@@ -20,11 +21,24 @@ from amphora.loadbalancer.instances import Instances
 from amphora.loadbalancer.kept_sessions import KeptSessions
 from amphora.loadbalancer.notify import NotifySocket
 from amphora.loadbalancer.store import InstanceFiles, InstanceState, Store, save_state
+from amphora.testing.fakes import CallsLater
 from tests.integration.support import short_directory
 
 ID = "11111111-0000-4000-8000-000000000001"
 OTHER = "11111111-0000-4000-8000-000000000002"
 DAY = 24 * 3600
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@define
+class Switched:
+    """Blocking calls, made by what the test says."""
+
+    by: BlockingCalls
+
+    def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        return self.by.run(function, *args, **kwargs)
 
 
 class FileTests(SynchronousTestCase):
@@ -35,7 +49,9 @@ class FileTests(SynchronousTestCase):
         self.clock = Clock()
         self.store = Store(base, base / "certs")
         self.store.prepare()
-        reactor, blocking = cast(Any, self.clock), AtOnce()
+        self.calls = CallsLater()
+        self.blocking = Switched(AtOnce())
+        reactor, blocking = cast(Any, self.clock), self.blocking
         notify = NotifySocket(self.store.notify_socket)
         program = HaproxyProgram("/no/haproxy", "")
         kept = KeptSessions(reactor, blocking, self.store.sessions_socket)
@@ -128,6 +144,31 @@ class FileTests(SynchronousTestCase):
         self.assertEqual(
             [ID], [event["instance"] for event in events if "no configuration came" in event["log_format"]]
         )
+
+    def test_orphans_that_are_asked_for(self) -> None:
+        """Files that a controller finds there, and does not put again, have another day."""
+        self.put()
+        self.result(self.instances.remove_orphans())
+        self.clock.advance(DAY)
+        self.result(self.instances.file_md5(ID, "a.pem"))
+        self.result(self.instances.remove_orphans())
+        self.assertEqual([ID], self.store.certificate_ids())
+
+    def test_orphans_that_are_put_meanwhile(self) -> None:
+        """A file that comes while those of others are removed stays."""
+        self.put()
+        self.put(OTHER)
+        self.result(self.instances.remove_orphans())
+        self.clock.advance(DAY)
+        self.blocking.by = self.calls
+        removing = Deferred.fromCoroutine(self.instances.remove_orphans())
+        self.calls.make_one()
+        first, second = sorted((ID, OTHER))
+        putting = [Deferred.fromCoroutine(self.instances.put_file(each, "a.pem", b"new")) for each in (first, second)]
+        self.calls.make_all()
+        for each in (removing, *putting):
+            self.successResultOf(each)
+        self.assertEqual([first, second], self.store.certificate_ids())
 
     def test_orphans_that_an_instance_came_for(self) -> None:
         """The files of an instance of which something is on the disk stay, whatever is known of it."""
