@@ -163,6 +163,8 @@ class Instance:
     _surroundings: Surroundings
     _settled: Callable[[], None]
     """Called whenever no job is left."""
+    _made_out: Callable[[], None]
+    """Called when it is known what there is of it: its configuration is taken, or all is taken away."""
     _holder: Callable[[Bind], str | None]
     """Tells which other instance's haproxy has an address."""
     _expectations_changed: Callable[[], Awaitable[None]]
@@ -341,6 +343,7 @@ class Instance:
                 await self._delete(vips_stay=True)
             else:
                 await self._remove_certificates()
+                self._made_out()
 
         return self._run_job(job)
 
@@ -475,6 +478,7 @@ class Instance:
         state = evolve(self._state, amphora_id=amphora_id, refused=False, deleted=False)
         await self._store("configuration", lambda: store.accept_configuration(self._files, state))
         self._state, self._config = state, config
+        self._made_out()
         self._log.info(
             "{instance}: took a configuration with {frontends} frontends and {members} members",
             instance=self.instance_id,
@@ -780,6 +784,7 @@ class Instance:
 
         await self._store("deletion", remove)
         self._config, self._running, self._state = None, None, InstanceState()
+        self._made_out()
         self._surroundings.changed()
         self._log.info("{instance}: deleted", instance=self.instance_id)
 

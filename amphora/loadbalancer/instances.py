@@ -109,9 +109,7 @@ class Instances:
         @return: The MD5 sum of its bytes, in hexadecimal.
         @raise InvalidConfiguration, ActionFailed, StorageFailed: and what there was is as it was.
         """
-        md5 = await self._at(instance_id).upload(amphora_id, spooled)
-        self._unread.discard(instance_id)
-        return md5
+        return await self._at(instance_id).upload(amphora_id, spooled)
 
     async def discard(self, instance_id: str) -> None:
         """
@@ -120,7 +118,6 @@ class Instances:
         @raise ActionFailed, StorageFailed: if not all of it could be.
         """
         await self._at(instance_id).discard()
-        self._unread.discard(instance_id)
 
     async def put_file(self, instance_id: str, filename: str, content: bytes) -> None:
         """
@@ -217,11 +214,20 @@ class Instances:
             if not instance.exists and self._known.get(instance_id) is instance:
                 del self._known[instance_id]
 
+        def made_out() -> None:
+            self._unread.discard(instance_id)
+
         def holder(bind: Bind) -> str | None:
             return next((other.instance_id for other in self._known.values() if other.holds(bind)), None)
 
         instance = Instance(
-            instance_id, self._store.files(instance_id), self._surroundings, settled, holder, self._tell_expected
+            instance_id,
+            self._store.files(instance_id),
+            self._surroundings,
+            settled,
+            made_out,
+            holder,
+            self._tell_expected,
         )
         self._known[instance_id] = instance
         return instance

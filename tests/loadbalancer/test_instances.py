@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, cast
 
 from attrs import define
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
@@ -21,6 +21,7 @@ from amphora.loadbalancer.instances import Instances
 from amphora.loadbalancer.kept_sessions import KeptSessions
 from amphora.loadbalancer.notify import NotifySocket
 from amphora.loadbalancer.store import InstanceFiles, InstanceState, Store, save_state
+from amphora.network.bind import Bind
 from amphora.testing.fakes import CallsLater
 from tests.integration.support import short_directory
 
@@ -128,6 +129,23 @@ class FileTests(SynchronousTestCase):
         for _ in range(2):
             self.result(self.instances.discard(ID))
             self.assertEqual([], self.store.certificate_ids())
+
+    def test_unread(self) -> None:
+        """What cannot be read may hold any address, until it is taken away: also if the client is gone by then."""
+        files = self.store.files(ID)
+        files.directory.mkdir()
+        files.config.mkdir()
+        with capturedLogs():
+            self.result(self.instances.adopt())
+        self.assertEqual({Bind("::", 0)}, self.instances.binds)
+        files.config.rmdir()
+        self.blocking.by = self.calls
+        discarding = Deferred.fromCoroutine(self.instances.discard(ID))
+        discarding.cancel()
+        self.failureResultOf(discarding, CancelledError)
+        self.calls.make_all()
+        self.assertFalse(files.directory.exists())
+        self.assertEqual(frozenset(), self.instances.binds)
 
     def test_orphans(self) -> None:
         """Files that have waited for their configuration for a day go; a new one begins another day."""
