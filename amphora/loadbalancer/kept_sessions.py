@@ -35,7 +35,7 @@ from amphora.backoff import BackOff
 from amphora.blocking import BlockingCalls
 from amphora.files import beside
 from amphora.loadbalancer import session_keeper
-from amphora.loadbalancer.sockets import ISocketReactor
+from amphora.loadbalancer.sockets import ISocketReactor, end_session
 from amphora.process import CommandFailed, IProcessReactor, ProcessIdentity, spawn_daemon
 from amphora.waiting import within
 
@@ -265,9 +265,10 @@ class KeptSessions:
         return claimed
 
     def drop_unclaimed(self) -> None:
-        """Nobody asks for the rest."""
+        """Nobody asks for the rest: the keeper has them too, and their workers would wait for them for ever."""
         taken, self._taken = self._taken, []
         for session in taken:
+            end_session(session.descriptor)
             os.close(session.descriptor)
 
     # What this one leaves

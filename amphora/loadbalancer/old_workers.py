@@ -29,7 +29,7 @@ from twisted.internet.protocol import Factory, Protocol, ServerFactory, connecti
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from amphora.loadbalancer.sockets import ANSWER_LIMIT, ISocketReactor, NoAnswer, Silence
+from amphora.loadbalancer.sockets import ANSWER_LIMIT, ISocketReactor, NoAnswer, Silence, end_session
 from amphora.loadbalancer.stats import QUESTION, Stats, UnreadableStats, parse_stats
 from amphora.process import ProcessIdentity
 from amphora.waiting import within
@@ -83,7 +83,7 @@ class StatsSession(Protocol):
         Go on with a session that an earlier agent had, of which nobody knows what it was about to be answered.
 
         @param descriptor: Is closed.
-        @raise NoAnswer: if it cannot be.
+        @raise NoAnswer: if it cannot be; the session is ended then, or its worker would wait for it for ever.
         """
         session = cls(mark, astray=True)
         factory = cast(ServerFactory, Factory.forProtocol(lambda: session))
@@ -92,6 +92,7 @@ class StatsSession(Protocol):
             # It makes a copy of its own.
             reactor.adoptStreamConnection(descriptor, socket.AF_UNIX, factory)
         except OSError as error:
+            end_session(descriptor)
             raise NoAnswer(f"the session cannot be taken over: {error.strerror}") from None
         finally:
             os.close(descriptor)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import suppress
 from pathlib import Path
 
 from twisted.internet.defer import Deferred
@@ -56,7 +58,7 @@ class _Asking(Protocol):
             self._answered.errback(NoAnswer(f"the connection broke: {reason.getErrorMessage()}"))
 
 
-async def ask(reactor: ISocketReactor, socket: Path, question: bytes, *, timeout: float) -> bytes:
+async def ask(reactor: ISocketReactor, path: Path, question: bytes, *, timeout: float) -> bytes:
     """
     Send a question and read until the other side closes, as haproxy does after each answer.
 
@@ -75,7 +77,7 @@ async def ask(reactor: ISocketReactor, socket: Path, question: bytes, *, timeout
             answered.errback(NoAnswer(f"no answer within {timeout:g} s"))
 
     # A worker that dies while the connection stands in its queue resets it; one that is stopped leaves it there.
-    endpoint = UNIXClientEndpoint(reactor, str(socket), timeout=timeout + 1)
+    endpoint = UNIXClientEndpoint(reactor, str(path), timeout=timeout + 1)
     factory = Factory.forProtocol(lambda: _Asking(question, answered))
     factory.noisy = False
     connecting = endpoint.connect(factory)
@@ -86,7 +88,7 @@ async def ask(reactor: ISocketReactor, socket: Path, question: bytes, *, timeout
         except Exception as error:
             if overdue:
                 raise NoAnswer(f"no connection within {timeout:g} s") from None
-            raise NoAnswer(f"nobody listens on {socket} ({type(error).__name__})") from None
+            raise NoAnswer(f"nobody listens on {path} ({type(error).__name__})") from None
         return await answered
     finally:
         if deadline.active():
@@ -95,3 +97,14 @@ async def ask(reactor: ISocketReactor, socket: Path, question: bytes, *, timeout
         if protocol is not None:
             # Answered, it is closed already; overdue or cancelled, nothing may stay open.
             protocol.transport.abortConnection()
+
+
+def end_session(descriptor: int) -> None:
+    """End a connection for all who have it; the descriptor is the caller's to close."""
+    with suppress(OSError):
+        # Nothing new is opened for it: descriptors may have run out.
+        connection = socket.socket(fileno=descriptor)
+        try:
+            connection.shutdown(socket.SHUT_RDWR)
+        finally:
+            connection.detach()

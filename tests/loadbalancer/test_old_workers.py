@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
+
 from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
@@ -182,6 +186,20 @@ class StatsSessionTests(SynchronousTestCase):
         for session in (self.session, ended):
             self.assertTrue(session.over)
             self.failureResultOf(session.ask(b"anything\n"), NoAnswer)
+
+    def test_not_taken_over(self) -> None:
+        """A session that cannot be taken over is ended for whoever else has it: its worker waits for nobody."""
+
+        class Full(FakeSocketReactor):
+            def adoptStreamConnection(self, *args: object) -> None:
+                raise OSError(errno.EMFILE, "Too many open files")
+
+        ours, workers = socket.socketpair()
+        self.addCleanup(workers.close)
+        with ours, ours.dup():
+            self.assertRaises(NoAnswer, StatsSession.go_on, Full(), os.dup(ours.fileno()), "mark")
+            workers.setblocking(False)
+            self.assertEqual(b"", workers.recv(1))
 
     def test_endless_answer(self) -> None:
         """A session whose answer never ends is ended, for all that have it."""
