@@ -266,7 +266,7 @@ def build_agent(reactor: IReactor, config_file: Path, settings: Settings) -> Age
         read_links=lambda: read_links(settings.network_namespace),
         read_machine=lambda haproxies: read_machine(haproxies, store.base_cert_dir),
     )
-    info = AmphoraInfo(settings.amphora_id, HaproxyVersion(reactor, settings.haproxy_cmd).read)
+    info = AmphoraInfo(settings.amphora_id, HaproxyVersion(reactor, blocking, settings.haproxy_cmd).read)
     packages = Packages(reactor, blocking)
     details = Details(
         info=info,

@@ -7,6 +7,7 @@ import re
 from attrs import define, field
 from twisted.logger import Logger
 
+from amphora.blocking import BlockingCalls
 from amphora.files import FileMark, file_mark
 from amphora.process import CommandFailed, IProcessReactor, run_command
 
@@ -21,13 +22,14 @@ class HaproxyVersion:
     _log = Logger()
 
     _reactor: IProcessReactor
+    _blocking: BlockingCalls
     _path: str
     _known: tuple[FileMark, str] | None = field(init=False, default=None)
 
     async def read(self) -> str:
         """The version as haproxy words it, `2.6.12-1+deb12u4`; empty where it cannot be told, which is logged."""
         try:
-            mark = file_mark(self._path)
+            mark = await self._blocking.run(file_mark, self._path)
         except OSError as error:
             self._log.error("No haproxy at {path}: {error}", path=self._path, error=error.strerror)
             return ""

@@ -9,8 +9,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
+from amphora.blocking import AtOnce
 from amphora.system.haproxy_version import HaproxyVersion
-from amphora.testing.fakes import FakeProcessReactor
+from amphora.testing.fakes import CallsLater, FakeProcessReactor
 
 VERSION = "2.6.12-1+deb12u4"
 OUTPUT = f"""\
@@ -25,7 +26,7 @@ class HaproxyVersionTests(SynchronousTestCase):
         self.reactor = FakeProcessReactor()
         self.path = Path(self.mktemp()).absolute()
         self.install("one")
-        self.version = HaproxyVersion(self.reactor, str(self.path))
+        self.version = HaproxyVersion(self.reactor, AtOnce(), str(self.path))
 
     def install(self, content: str) -> None:
         """Put a file in the program's place."""
@@ -59,6 +60,16 @@ class HaproxyVersionTests(SynchronousTestCase):
         self.install("two")
         self.assertEqual("2.8.1", self.answer("HAProxy version 2.8.1 2023\n"))
 
+    def test_disk(self) -> None:
+        """The disk, which may hang, is not waited for in the reactor's thread."""
+        calls = CallsLater()
+        self.version = HaproxyVersion(self.reactor, calls, str(self.path))
+        asking = self.ask()
+        self.assertNoResult(asking)
+        self.path.unlink()
+        calls.make_all()
+        self.assertEqual("", self.successResultOf(asking))
+
     def test_failures(self) -> None:
         """A haproxy that is not there, hangs, or says something else has no version; each is logged and asked again."""
 
@@ -73,9 +84,9 @@ class HaproxyVersionTests(SynchronousTestCase):
             self.assertEqual("", self.successResultOf(asking))
 
         def cannot_be_started() -> None:
-            self.version = HaproxyVersion(FakeProcessReactor(missing=(str(self.path),)), str(self.path))
+            self.version = HaproxyVersion(FakeProcessReactor(missing=(str(self.path),)), AtOnce(), str(self.path))
             self.assertEqual("", self.successResultOf(self.ask()))
-            self.version = HaproxyVersion(self.reactor, str(self.path))
+            self.version = HaproxyVersion(self.reactor, AtOnce(), str(self.path))
 
         def says_something_else() -> None:
             self.assertEqual("", self.answer("Segmentation fault\n", 139))
