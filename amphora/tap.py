@@ -101,7 +101,8 @@ def makeService(options: Options) -> IService:
     """
     What the plugin calls.
 
-    A configuration that cannot serve ends the process with one line; nothing was started then.
+    A configuration that cannot serve, where none has worked before, ends the process with one line, as do certificate
+    files that do not serve; nothing was started then.
     """
     from twisted.internet import reactor
 
