@@ -465,6 +465,10 @@ class LvsListener:
     async def _start_kept(self) -> bool:
         """Start keepalived with what it ran, or ran before.  @return: whether it runs now."""
         while self._running is not None:
+            # What died may have left a child, which would go on with what it balanced beside the new one.
+            if await self._daemon.look_around():
+                await self._appeared()
+                return True
             try:
                 await self._around.blocking.run(files.write_main, self._files)
                 await self._start_process(self._running)
@@ -511,9 +515,7 @@ class LvsListener:
         self._bringing_up = False
         if self.run is None or self.process is not None or self._released:
             return
-        if await self._daemon.look_around():
-            await self._appeared()
-        elif not await self._start_kept():
+        if not await self._start_kept():
             self._restart_later()
 
     # What the jobs are made of

@@ -330,6 +330,10 @@ class Keepalived:
     async def _start_kept(self) -> bool:
         """Start keepalived with what it ran, or ran before.  @return: whether it runs now."""
         while self._running is not None:
+            # What died may have left a child, which holds the addresses.
+            await self._daemon.look_around(self._running)
+            if self._daemon.process is not None:
+                return True
             try:
                 await self._blocking.run(files.write_main, self._files)
                 process = await self._daemon.start(self._running)
@@ -372,8 +376,7 @@ class Keepalived:
         self._bringing_up = False
         if not self._should_run or self._daemon.process is not None or self._released:
             return
-        await self._daemon.look_around(self._running)
-        if self._daemon.process is None and not await self._start_kept():
+        if not await self._start_kept():
             self._restart_later()
 
     # What the jobs are made of

@@ -362,6 +362,23 @@ class RefusalTests(LvsTestCase):
 
 @requires(*EVERYTHING_FOR_LVS)
 class SurvivalTests(LvsTestCase):
+    async def test_death_in_a_reload(self) -> None:
+        """One that dies while it reloads leaves no child that goes on beside the one that takes its place."""
+        listener = LvsText()
+        process = await self.running(listener)
+        (child,) = process.children()
+        await self.listeners.upload(listener.listener_id, evolve(listener, members=("192.0.2.77",)).text())
+        child.send_signal(signal.SIGSTOP)
+        reloading = self.listeners.get(listener.listener_id).act("reload")
+        await wait_until(lambda: not self.listeners.runs()[0].settled, "the reload to begin")
+        process.send_signal(signal.SIGKILL)
+        with self.assertRaises(LvsActionFailed) as raised:
+            await reloading
+        self.assertIn("The configuration that ran before runs in its place", raised.exception.details)
+        self.assertFalse(child.alive)
+        self.assertEqual(parse_config(listener.text()), self.listeners.runs()[0].config)
+        self.assertNotEqual(process, self.process(listener))
+
     async def test_next_agent(self) -> None:
         """The next agent finds it, whatever became of the pid file (B8), and knows that it was stopped."""
         listener = LvsText()

@@ -456,6 +456,22 @@ class SurvivalTests(VrrpTestCase):
         self.assertEqual(2, len(keepalives_of(self.directory)))
         self.assertIn("has outlived its parent", self.agent.log)
 
+    async def test_death_in_a_reload_leaves_no_child(self) -> None:
+        """A stopped child of a keepalived that dies while it reloads does not hold the address beside the next one."""
+        config = await self.running_vrrp(self.config())
+        process, child = self.running_keepalived(), self.child()
+        await self.client.upload_vrrp(config.text())
+        child.send_signal(signal.SIGSTOP)
+        process.send_signal(signal.SIGSTOP)
+        reloading = Deferred.fromCoroutine(self.client.vrrp("reload"))
+        await wait_until((self.vrrp / "previous.conf").exists, "the reload to begin")
+        process.send_signal(signal.SIGKILL)
+        with self.assertRaises(AmphoraFailed):
+            await reloading
+        self.assertFalse(child.alive)
+        await self.until_held()
+        self.assertEqual(2, len(keepalives_of(self.directory)))
+
     async def test_back_off(self) -> None:
         """What cannot be started is tried again after pauses that grow, leaves no address, and comes back then."""
         await self.running_vrrp(self.config())
