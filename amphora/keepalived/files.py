@@ -201,6 +201,11 @@ def confirm_run(files: KeepalivedFiles) -> None:
     files.previous.unlink(missing_ok=True)
 
 
+def run_is_confirmed(files: KeepalivedFiles) -> bool:
+    """False if a start or reload was on its way, and what came of it was not seen."""
+    return not files.previous.exists()
+
+
 def return_run(files: KeepalivedFiles) -> bool:
     """
     The running configuration does not work: what ran before takes its place again.  That needs no room on the disk.

@@ -338,9 +338,10 @@ class LvsListener:
         self._look()
 
     async def _adopt(self, family: Family) -> None:
-        def look() -> tuple[bool, bool, LvsConfig | None, LvsConfig | None]:
+        def look() -> tuple[bool, bool, bool, LvsConfig | None, LvsConfig | None]:
             store.prepare(self._files)
             return (
+                files.run_is_confirmed(self._files),
                 self._files.config.exists(),
                 store.load_should_run(self._files),
                 store.read_config(self._files.config),
@@ -348,7 +349,7 @@ class LvsListener:
             )
 
         self._unread = True
-        uploaded, self.should_run, self.config, self._running = await self._around.blocking.run(look)
+        confirmed, uploaded, self.should_run, self.config, self._running = await self._around.blocking.run(look)
         self._unread = uploaded and self.config is None
         if self._unread:
             self._log.error(
@@ -371,6 +372,9 @@ class LvsListener:
         else:
             self._log.info("{name}: found process {pid}", name=self._name, pid=process.pid)
             await self._prepare_kernel()
+            if not confirmed:
+                self._unsettled_since = self._around.reactor.seconds()
+                self._load_again_later()
         if not uploaded:
             await self._around.blocking.run(store.delete, self._files)
             self._running = None
@@ -404,6 +408,10 @@ class LvsListener:
         await self._require_valid()
         await self._around.addresses.provide(_binds(config))
         await self._begin_run(config)
+        await self._apply(config)
+
+    async def _apply(self, config: LvsConfig) -> None:
+        """Have the running keepalived load what it is given.  @raise KeepalivedFailed: if it does not."""
         process = self.process
         idle = not config.virtual_servers and not (process is not None and process.children())
 
@@ -425,6 +433,19 @@ class LvsListener:
             raise KeepalivedFailed(f"{_explained(str(error))}\n{_KEPT_RUNS}" if kept else str(error)) from error
         await self._confirm_run()
         self._log.info("{name}: reloaded", name=self._name)
+
+    def _load_again_later(self) -> None:
+        """An earlier agent ended before it saw, and perhaps before it told keepalived, what was to be loaded."""
+
+        async def load_again() -> None:
+            if self.run is not None and self.process is not None and not self._released:
+                await self._apply(self.run.config)
+
+        self._run_job("reload", load_again).addErrback(
+            lambda reason: self._log.error(
+                "{name}: does not load what it was to: {reason}", name=self._name, reason=repr(reason.value)
+            )
+        )
 
     async def _start_process(self, config: LvsConfig) -> None:
         self._unsettled_since = self._around.reactor.seconds()

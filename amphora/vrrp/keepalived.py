@@ -243,15 +243,16 @@ class Keepalived:
                 raise problem
 
     async def _adopt(self) -> None:
-        def look() -> tuple[VrrpState, KeepalivedConfig | None, KeepalivedConfig | None]:
+        def look() -> tuple[bool, VrrpState, KeepalivedConfig | None, KeepalivedConfig | None]:
             files.prepare(self._files)
             return (
+                files.run_is_confirmed(self._files),
                 store.load_state(self._files),
                 store.read_config(self._files.config),
                 store.read_config(self._files.running),
             )
 
-        self._state, self.config, self._running = await self._blocking.run(look)
+        confirmed, self._state, self.config, self._running = await self._blocking.run(look)
         await self._daemon.listen()
         found = await self._blocking.run(find_families, self._program.path)
         await self._daemon.adopt(found.get(self._files.main, Family()), self._running)
@@ -265,6 +266,8 @@ class Keepalived:
             await self._daemon.stop(self._running)
         else:
             self._log.info("found keepalived, process {pid}", pid=process.pid)
+            if not confirmed:
+                self._load_again_later()
 
     # Running, and going on to run
 
@@ -298,6 +301,10 @@ class Keepalived:
         """Let the running keepalived load the uploaded configuration.  @raise KeepalivedFailed: if it does not."""
         await self._require_valid(config)
         await self._begin_run(config)
+        await self._apply(config)
+
+    async def _apply(self, config: KeepalivedConfig) -> None:
+        """Have the running keepalived load what it is given.  @raise KeepalivedFailed: if it does not."""
         try:
             await self._daemon.reload(config)
         except ReloadUndecided:
@@ -311,6 +318,20 @@ class Keepalived:
             raise KeepalivedFailed(f"{error}\n{_KEPT_RUNS}" if kept else str(error)) from error
         await self._confirm_run()
         self._log.info("keepalived reloaded")
+
+    def _load_again_later(self) -> None:
+        """An earlier agent ended before it saw, and perhaps before it told keepalived, what was to be loaded."""
+
+        async def load_again() -> None:
+            running = self._running
+            if self._should_run and running is not None and self._daemon.process is not None and not self._released:
+                await self._apply(running)
+
+        self._run_job("reload", load_again).addErrback(
+            lambda reason: self._log.error(
+                "keepalived does not load what it was to: {reason}", reason=self._tellable(repr(reason.value))
+            )
+        )
 
     async def _begin_run(self, config: KeepalivedConfig) -> None:
         await self._blocking.run(files.begin_run, self._files)

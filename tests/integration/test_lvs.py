@@ -16,11 +16,12 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from amphora.blocking import InThreads
+from amphora.keepalived.files import begin_run
 from amphora.lvs.config import parse_config
 from amphora.lvs.errors import LvsActionFailed, LvsConfigurationNotStored, LvsConfigurationRefused, LvsListenerNotFound
 from amphora.lvs.listener import Surroundings
 from amphora.lvs.listeners import LvsListeners
-from amphora.lvs.store import LvsProgram
+from amphora.lvs.store import LvsFiles, LvsProgram
 from amphora.network.bind import Bind
 from amphora.process import ProcessIdentity
 from amphora.vrrp.check_scripts import CheckScripts
@@ -395,6 +396,23 @@ class SurvivalTests(LvsTestCase):
         await self.act(listener.listener_id, "stop")
         await self.next_agent()
         self.assertEqual(("OFFLINE", []), (self.status(listener), keepalives_of(self.directory)))
+
+    async def test_agent_killed_before_a_reload(self) -> None:
+        """What an earlier agent was about to have loaded is loaded, and not settled until it is."""
+        listener = LvsText()
+        process = await self.running(listener)
+        changed = evolve(listener, members=("192.0.2.77",))
+        await self.listeners.upload(listener.listener_id, changed.text())
+        begin_run(LvsFiles.of(self.lvs, listener.listener_id))
+        before = self.log(listener).count("Reload complete")
+        await self.next_agent()
+        self.assertFalse(self.listeners.runs()[0].settled)
+        await wait_until(lambda: self.listeners.runs()[0].settled, "it to be loaded")
+        self.assertEqual(before + 1, self.log(listener).count("Reload complete"))
+        self.assertEqual(
+            (parse_config(changed.text()), process), (self.listeners.runs()[0].config, self.process(listener))
+        )
+        self.assertFalse(LvsFiles.of(self.lvs, listener.listener_id).previous.exists())
 
     async def test_death(self) -> None:
         """One that died is started again, with what it ran last, whatever was uploaded meanwhile."""

@@ -18,6 +18,7 @@ from twisted.trial.unittest import TestCase
 
 from amphora.blocking import InThreads
 from amphora.client import AmphoraFailed, Refused
+from amphora.keepalived.files import begin_run
 from amphora.listener import Heartbeat, HeartbeatListener
 from amphora.process import ProcessIdentity
 from amphora.vrrp.daemon import KeepalivedProgram
@@ -434,6 +435,16 @@ class SurvivalTests(VrrpTestCase):
         await self.client.vrrp("stop")
         self.assertEqual([], keepalives_of(self.directory))
         self.assertFalse(self.pair.ours.holds())
+
+    async def test_agent_killed_before_a_reload(self) -> None:
+        """What an agent was about to have loaded when it was killed is loaded for the next one."""
+        config = await self.running_vrrp(self.config())
+        await self.client.upload_vrrp(evolve(config, addresses=(SECOND_ADDRESS,)).text())
+        await self.agent.end(signal.SIGKILL)
+        begin_run(VrrpFiles(self.vrrp))
+        await self.agent.start()
+        await wait_until(lambda: self.pair.ours.holds(SECOND_ADDRESS), "it to be loaded")
+        await wait_until(lambda: not (self.vrrp / "previous.conf").exists(), "that to be seen")
 
     async def test_child_that_dies(self) -> None:
         """A child that dies is keepalived's own to replace; the role that is told is the new one's."""
