@@ -49,7 +49,8 @@ class LvsSamples:
         try:
             runs = self._runs()
             self._listeners = tuple(run.listener_id for run in runs)
-            ipvs = await self._ask(timeout) if runs else None
+            # One without a pool has nothing in the kernel, whose module is not even loaded where all are so.
+            ipvs = await self._ask(timeout) if any(run.config.virtual_servers for run in runs) else Ipvs({}, {})
             return [sample_of(run, ipvs) for run in runs]
         except CancelledError:
             raise

@@ -75,6 +75,14 @@ class LvsSamplesTests(SynchronousTestCase):
             self.assertEqual(self.told(), [])
         self.assertEqual((self.asked, logs), ([], []))
 
+    def test_no_pools(self) -> None:
+        """Listeners that have no pool yet are told without a question, and nobody misses IPVS."""
+        self.runs = [evolve(RUN, config=config("udp-no-pool"))]
+        self.kernel = IpvsMissing()
+        with capturedLogs() as logs:
+            self.assertEqual(self.told(), [sample_of(self.runs[0], Ipvs({}, {}))])
+        self.assertEqual((self.asked, logs), ([], []))
+
     def test_missing(self) -> None:
         """Without IPVS nothing is balanced: listeners are told, their checked members are down, and it is said once."""
         self.kernel = IpvsMissing()
