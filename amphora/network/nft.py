@@ -16,6 +16,10 @@ class NftFailed(Exception):
     """A script was not carried out, and nothing of it is in the kernel; the text is what nft says."""
 
 
+class NftUndecided(NftFailed):
+    """Whether a script was carried out is not known: nft was ended, or did not run to its end."""
+
+
 class Nft(Protocol):
     """What is asked of nft."""
 
@@ -50,6 +54,6 @@ class NftProgram:
             result = await run_command(self._reactor, command, timeout=_TIMEOUT, stdin=script.encode())
         except CommandFailed as error:
             # The kernel takes a script as a whole, and may have done so in spite of this: replacing is repeatable.
-            raise NftFailed(str(error)) from error
+            raise NftUndecided(str(error)) from error
         if not result.succeeded:
             raise NftFailed(f"nft: {result.output.strip() or f'ended with {result.exit_code}'}")

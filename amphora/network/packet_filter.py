@@ -18,7 +18,7 @@ from amphora.blocking import BlockingCalls
 from amphora.files import beside, rename_synced, write_synced
 from amphora.network import nftables
 from amphora.network.errors import RulesNotReplaced
-from amphora.network.nft import Nft, NftFailed
+from amphora.network.nft import Nft, NftFailed, NftUndecided
 from amphora.network.nftables import RuleSet
 from amphora.network.plan import Port
 
@@ -121,6 +121,8 @@ class PacketFilter:
             await self._nft.load(script)
         except (OSError, NftFailed) as error:
             await self._blocking.run(_remove, unfinished)
+            if isinstance(error, NftUndecided):
+                await self.restore(before)
             raise RulesNotReplaced(self._words(error)) from error
         try:
             await self._blocking.run(rename_synced, unfinished, self._path)

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from amphora.blocking import AtOnce
 from amphora.files import beside
 from amphora.network.errors import RulesNotReplaced
-from amphora.network.nft import NftFailed
+from amphora.network.nft import NftFailed, NftUndecided
 from amphora.network.nftables import FILTER_TABLE, RuleSet
 from amphora.network.packet_filter import PacketFilter
 from amphora.testing.fake_nft import FakeNft
@@ -67,6 +67,21 @@ class PacketFilterTests(SynchronousTestCase):
         self.assertFalse(beside(self.path).exists())
         self.nft.refused = ""
         self.assertEqual(len(EVERY_RULE), self.open_ports())
+
+    def test_undecided(self) -> None:
+        """Where nft is ended, and may have brought the rules in, what was in force is put back."""
+        self.replace(RULES)
+        before = self.nft.tables[FILTER_TABLE]
+        load = FakeNft.load
+
+        async def overdue(nft: FakeNft, script: str) -> None:
+            await load(nft, script)
+            self.patch(FakeNft, "load", load)
+            raise NftUndecided("nft did not end within 10 s")
+
+        self.patch(FakeNft, "load", overdue)
+        self.assertIn("did not end", self.failure(NONE))
+        self.assertEqual(before, self.nft.tables[FILTER_TABLE])
 
     def test_full_disk(self) -> None:
         """A disk that does not take them is told, and nothing is changed."""
