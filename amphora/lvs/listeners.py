@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from attrs import define, field, frozen
@@ -38,6 +40,8 @@ class LvsListeners:
     _around: Surroundings
     _expect: Callable[[Iterable[ProcessIdentity | None]], Awaitable[None]]
     """Told the processes of all that should run, None for one that does not, whenever that changes."""
+    _told_of_netcat: bool = field(init=False, default=False)
+    """Was it logged that there is none?"""
     _known: dict[str, LvsListener] = field(init=False, factory=dict)
 
     async def adopt(self) -> None:
@@ -87,7 +91,16 @@ class LvsListeners:
         @return: The md5 sum of it, in hexadecimal.
         @raise LvsConfigurationRefused, LvsConfigurationNotStored: and what there was is as it was.
         """
-        return await (self._known.get(listener_id) or self._make(listener_id)).upload(content)
+        md5 = await (self._known.get(listener_id) or self._make(listener_id)).upload(content)
+        if store.UDP_CHECK.encode() in content and not self._told_of_netcat:
+            path = self._around.program.environment.get("PATH")
+            if await self._around.blocking.run(partial(shutil.which, "nc", path=path)) is None:
+                self._told_of_netcat = True
+                self._log.error(
+                    "UDP members are not checked, all count as well: {check} needs nc, install a netcat",
+                    check=store.UDP_CHECK,
+                )
+        return md5
 
     async def discard(self, listener_id: str) -> bool:
         """

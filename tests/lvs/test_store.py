@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+from importlib.resources import files as package_files
 from pathlib import Path
 
 from hypothesis import given
@@ -12,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from amphora.keepalived import files as keepalived_files
 from amphora.lvs import store
-from amphora.lvs.store import LvsFiles, LvsProgram
+from amphora.lvs.store import UDP_CHECK, LvsFiles, LvsProgram
 from tests.integration.support import short_directory
 
 LISTENER = "2a1c9c9e-57c6-4f6e-9b0a-55cbd1b2f5c1"
@@ -145,3 +147,11 @@ class InstallationTests(StoreTestCase):
             spoil()
             store.install(self.lvs)
             self.assertEqual((good, 0o755), (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)))
+
+
+class UdpCheckTests(SynchronousTestCase):
+    def test_no_netcat(self) -> None:
+        """Where there is no netcat every member passes."""
+        script = package_files("amphora.lvs").joinpath("scripts", UDP_CHECK)
+        command = ["/bin/sh", str(script), "127.0.0.1", "9"]
+        self.assertEqual(0, subprocess.run(command, env={"PATH": "/nowhere"}, check=False).returncode)
