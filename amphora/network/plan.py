@@ -279,10 +279,13 @@ def as_asked(port: Port, request: PortRequest, others: Iterable[Port]) -> Port:
     """
     An interface as the API 1.0 asks for it; what a request says nothing of stays.
 
+    Only an absent `is_sriov` counts as false: Octavia says it of each port that is one.
+
     @param others: What else is plugged.
     """
     others = list(others)
-    changed = evolve(port, mtu=request.mtu, is_sriov=request.is_sriov)
+    mtu = port.mtu if request.mtu is None else request.mtu
+    changed = evolve(port, mtu=mtu, is_sriov=request.is_sriov)
     if request.fixed_ips is not None:
         changed = evolve(changed, fixed_ips=request.fixed_ips)
     if not request.vips:

@@ -16,13 +16,14 @@ from amphora.network.plan import (
     Port,
     Sight,
     Vip,
+    as_asked,
     find,
     name_for,
     squatters,
     vip_for,
     wanted,
 )
-from amphora.network.requests import VipRequest
+from amphora.network.requests import PortRequest, VipRequest
 from amphora.network.state import IP, Address, FixedIp, FoundAddress, HostRoute, Link, Route, Rule, Snapshot
 
 A, B, C = (f"02:00:00:00:00:0{number}" for number in "abc")
@@ -396,3 +397,10 @@ class NameTests(SynchronousTestCase):
         others = (Link(2, "eth0", "02:00:00:00:00:0d", up=False), Link(3, "eth3", "02:00:00:00:00:0e", up=True))
         sight = Sight(links(*swapped, *others), None)
         self.assertEqual([(swapped[0], "amphora7"), (swapped[1], "amphora8")], squatters(ports, sight))
+
+
+class AsAskedTests(SynchronousTestCase):
+    def test_no_mtu(self) -> None:
+        """A request that says nothing of the MTU leaves the one that was asked for before."""
+        port = as_asked(Port("eth1", "02:00:00:00:00:0a"), PortRequest("02:00:00:00:00:0a", mtu=1450), [])
+        self.assertEqual(1450, as_asked(port, PortRequest("02:00:00:00:00:0a"), []).mtu)
