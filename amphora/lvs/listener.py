@@ -84,8 +84,11 @@ class Surroundings:
     blocking: BlockingCalls
     program: Program
     addresses: Addresses
-    prepare_kernel: Callable[[], Awaitable[None]]
-    """Called when a keepalived that balances has come up, or was found: from then on the kernel has what it sets."""
+    prepare_kernel: Callable[[bool], Awaitable[None]]
+    """
+    Called with True before a keepalived is to balance; with False when one does or was found, for then the kernel has
+    all that can be set.
+    """
     changed: Callable[[], None]
     """Called when a listener's process, or whether it should run, has changed."""
 
@@ -371,7 +374,7 @@ class LvsListener:
             await self._daemon.stop()
         else:
             self._log.info("{name}: found process {pid}", name=self._name, pid=process.pid)
-            await self._prepare_kernel()
+            await self._prepare_kernel(early=False)
             if not confirmed:
                 self._unsettled_since = self._around.reactor.seconds()
                 self._load_again_later()
@@ -412,6 +415,7 @@ class LvsListener:
 
     async def _apply(self, config: LvsConfig) -> None:
         """Have the running keepalived load what it is given.  @raise KeepalivedFailed: if it does not."""
+        await self._prepare_kernel(early=True)
         process = self.process
         idle = not config.virtual_servers and not (process is not None and process.children())
 
@@ -449,6 +453,7 @@ class LvsListener:
 
     async def _start_process(self, config: LvsConfig) -> None:
         self._unsettled_since = self._around.reactor.seconds()
+        await self._prepare_kernel(early=True)
 
         async def up(position: int) -> bool:
             said = await self._around.blocking.run(output.since, self._files.log, position)
@@ -469,12 +474,12 @@ class LvsListener:
 
     async def _appeared(self) -> None:
         self._look()
-        await self._prepare_kernel()
+        await self._prepare_kernel(early=False)
         await self._expected_changed()
 
-    async def _prepare_kernel(self) -> None:
+    async def _prepare_kernel(self, *, early: bool) -> None:
         if self._running is not None and self._running.virtual_servers:
-            await self._around.prepare_kernel()
+            await self._around.prepare_kernel(early)
 
     async def _return_run(self) -> bool:
         """What ran before is what runs next.  @return: False where nothing ran before."""

@@ -43,16 +43,21 @@ class LvsSettings:
     _kernel: Kernel
     _told: tuple[str, ...] = field(init=False, default=())
 
-    async def apply(self) -> None:
+    async def apply(self, early: bool) -> None:
         """
         Set what is not so yet; what cannot be set is told in the log, once, and hinders nothing.
 
-        Call it when a keepalived that balances was started, for that loads the module, or was found to run.
+        Call it before a keepalived that balances is started, so that no flow begins without the settings, and again
+        when it has come up, for that loads the module, or when one was found to run.
+
+        @param early: Nothing is told yet: the settings of IPVS may only be there once keepalived has come up.
         """
         problems = (
             *await self._blocking.run(self._kernel.apply_sysctls, SETTINGS),
             *await self._blocking.run(self._kernel.raise_limits, LIMITS),
         )
+        if early:
+            return
         if problems and problems != self._told:
             self._log.warn(
                 "UDP and SCTP listeners may lose or misdirect traffic, for kernel settings cannot be made: {problems}",

@@ -66,6 +66,7 @@ class LvsTestCase(TestCase):
         self.check_scripts = CheckScripts(self.reactor, InThreads(self.reactor), self.base / "vrrp")
         self.addCleanup(self.check_scripts.close)
         self.changes = self.prepared = 0
+        self.running_when_prepared: list[ProcessIdentity] | None = None
         await self.check_scripts.install()
         self.listeners = self.new_listeners()
         await self.listeners.adopt()
@@ -83,8 +84,11 @@ class LvsTestCase(TestCase):
         self.addCleanup(lambda: Deferred.fromCoroutine(end()))
         return listeners
 
-    async def prepare_kernel(self) -> None:
-        self.prepared += 1
+    async def prepare_kernel(self, early: bool) -> None:
+        if early:
+            self.running_when_prepared = self.listeners.processes()
+        else:
+            self.prepared += 1
 
     def changed(self) -> None:
         self.changes += 1
@@ -229,11 +233,12 @@ class LifeTests(LvsTestCase):
     async def test_A16_kernel_settings(self) -> None:
         """What the kernel has to be told is seen to when a keepalived balances, not where one has nothing to do."""
         idle = LvsText(disabled=True)
-        await self.running(idle)
-        self.assertEqual(0, self.prepared)
+        process = await self.running(idle)
+        self.assertEqual((None, 0), (self.running_when_prepared, self.prepared))
         listener = LvsText()
         await self.running(listener)
-        self.assertEqual(1, self.prepared)
+        # Once before it started, so that no flow begins without, and once when the kernel had all that can be set.
+        self.assertEqual(([process], 1), (self.running_when_prepared, self.prepared))
         await self.act(listener.listener_id, "reload")
         self.assertEqual(2, self.prepared)
         await self.next_agent()

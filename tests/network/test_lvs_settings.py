@@ -18,10 +18,10 @@ class LvsSettingsTests(SynchronousTestCase):
         self.kernel = FakeKernel()
         self.settings = LvsSettings(AtOnce(), self.kernel)
 
-    def apply(self) -> list[str]:
+    def apply(self, *, early: bool = False) -> list[str]:
         """Apply them, and tell what the log was told."""
         with capturedLogs() as events:
-            self.successResultOf(ensureDeferred(self.settings.apply()))
+            self.successResultOf(ensureDeferred(self.settings.apply(early)))
         return [event["problems"] for event in events]
 
     def test_applied(self) -> None:
@@ -30,6 +30,12 @@ class LvsSettingsTests(SynchronousTestCase):
         self.assertEqual([], self.apply())
         self.assertEqual(SETTINGS, self.kernel.sysctls)
         self.assertEqual({**LIMITS, "net/netfilter/nf_conntrack_max": 1_000_000}, self.kernel.limits)
+
+    def test_early(self) -> None:
+        """Before keepalived has loaded the module, what can be set is, and nothing is said of the rest."""
+        self.kernel.problems = ["net/ipv4/vs/conntrack cannot be set to 1: No such file or directory"]
+        self.assertEqual([], self.apply(early=True))
+        self.assertEqual(1, len(self.apply()))
 
     def test_told_once(self) -> None:
         """What cannot be set is told in one line, and again only when something else cannot (A16, A17)."""
