@@ -170,12 +170,13 @@ class KeepalivedProcess:
             except NamespaceUnusable as error:
                 raise KeepalivedFailed(str(error)) from error
 
-    async def start(self, up: Callable[[int], Awaitable[bool]], patience: float) -> ProcessIdentity:
+    async def start(self, up: Callable[[int], Awaitable[bool]], patience: float) -> tuple[ProcessIdentity, bool]:
         """
         Start it, and wait until it is up.
 
         @param up: Tells whether it is, by what the log has after this position, or by anything else.
         @param patience: Seconds to wait; one that is silent for longer is none that failed.
+        @return: The process, and whether it is up.
         @raise KeepalivedFailed: if it ended instead.
         @raise OSError: if it could not be started.
         """
@@ -199,14 +200,17 @@ class KeepalivedProcess:
             raise KeepalivedFailed(await self._said_since(position, "keepalived ended at once"))
         deadline = self._reactor.seconds() + patience
         self._expecting = True
+        is_up = False
         try:
-            while self.identity is not None and not await up(position) and self._reactor.seconds() <= deadline:
+            while (
+                self.identity is not None and not (is_up := await up(position)) and self._reactor.seconds() <= deadline
+            ):
                 await deferLater(self._reactor, _POLL)
         finally:
             self._expecting = False
         if self.identity is None:
             raise KeepalivedFailed(await self._said_since(position, "keepalived ended while it started"))
-        return process
+        return process, is_up
 
     async def reload(self, applied: Callable[[str], bool] = lambda said: RELOADED in said) -> None:
         """

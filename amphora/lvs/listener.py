@@ -398,13 +398,13 @@ class LvsListener:
         await self._around.addresses.provide(_binds(config))
         await self._begin_run(config)
         try:
-            await self._start_process(config)
+            up = await self._start_process(config)
         except (KeepalivedFailed, OSError):
             if not await self._return_run():
                 await self._around.blocking.run(files.forget_run, self._files)
                 self._running = None
             raise
-        await self._confirm_run()
+        await self._started(up)
 
     async def _load(self, config: LvsConfig) -> None:
         """Let the running keepalived load the uploaded configuration.  @raise KeepalivedFailed: if it does not."""
@@ -451,7 +451,8 @@ class LvsListener:
             )
         )
 
-    async def _start_process(self, config: LvsConfig) -> None:
+    async def _start_process(self, config: LvsConfig) -> bool:
+        """@return: whether it said that it is up; one that did not may still be about to come up, or to end."""
         self._unsettled_since = self._around.reactor.seconds()
         await self._prepare_kernel(early=True)
 
@@ -459,8 +460,16 @@ class LvsListener:
             said = await self._around.blocking.run(output.since, self._files.log, position)
             return (_STARTED if config.virtual_servers else _IDLE) in said
 
-        process = await self._daemon.start(up, START_PATIENCE)
+        process, is_up = await self._daemon.start(up, START_PATIENCE)
         self._log.info("{name}: started, process {pid}", name=self._name, pid=process.pid)
+        return is_up
+
+    async def _started(self, up: bool) -> None:
+        """What never said that it is up is not settled, and what ran before is kept, should it end."""
+        if up:
+            await self._confirm_run()
+        else:
+            await self._appeared()
 
     async def _begin_run(self, config: LvsConfig) -> None:
         await self._around.blocking.run(files.begin_run, self._files)
@@ -497,14 +506,14 @@ class LvsListener:
                 return True
             try:
                 await self._around.blocking.run(files.write_main, self._files)
-                await self._start_process(self._running)
+                up = await self._start_process(self._running)
             except KeepalivedFailed as error:
                 self._log.error("{name}: does not come up: {error}", name=self._name, error=_explained(str(error)))
                 # A reload whose outcome was never known may have put this in place.
                 if not await self._return_run():
                     return False
             else:
-                await self._confirm_run()
+                await self._started(up)
                 self._around.addresses.bound(_binds(self._running))
                 return True
         return False

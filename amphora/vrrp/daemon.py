@@ -118,7 +118,7 @@ class Daemon:
         await self._process.ensure_namespace()
         await self._fifo.open()
         self._states.clear()
-        process = await self._process.start(up, START_PATIENCE)
+        process, _ = await self._process.start(up, START_PATIENCE)
         await self._look_at_addresses(config)
         return process
 

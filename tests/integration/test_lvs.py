@@ -16,14 +16,16 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from amphora.blocking import InThreads
+from amphora.keepalived import process as keepalived_process
 from amphora.keepalived.files import begin_run
+from amphora.lvs import listener as lvs_listener
 from amphora.lvs.config import parse_config
 from amphora.lvs.errors import LvsActionFailed, LvsConfigurationNotStored, LvsConfigurationRefused, LvsListenerNotFound
 from amphora.lvs.listener import Surroundings
 from amphora.lvs.listeners import LvsListeners
 from amphora.lvs.store import LvsFiles, LvsProgram
 from amphora.network.bind import Bind
-from amphora.process import ProcessIdentity
+from amphora.process import ProcessIdentity, spawn_daemon
 from amphora.vrrp.check_scripts import CheckScripts
 from tests.integration.harness import AgentTestCase, new_id, wait_until
 from tests.integration.lvs import EVERYTHING_FOR_LVS, KEEPALIVED, MEMBER, VIP, LvsText, with_fake_ipvs
@@ -418,6 +420,24 @@ class SurvivalTests(LvsTestCase):
             (parse_config(changed.text()), process), (self.listeners.runs()[0].config, self.process(listener))
         )
         self.assertFalse(LvsFiles.of(self.lvs, listener.listener_id).previous.exists())
+
+    async def test_silent_start(self) -> None:
+        """One that does not say that it is up is not settled, and what ran before is kept."""
+        listener = LvsText()
+        await self.running(listener)
+        await self.act(listener.listener_id, "stop")
+
+        def spawn_stopped(*args: Any, **options: Any) -> int:
+            pid = spawn_daemon(*args, **options)
+            os.kill(pid, signal.SIGSTOP)
+            return pid
+
+        self.patch(keepalived_process, "spawn_daemon", spawn_stopped)
+        self.patch(lvs_listener, "START_PATIENCE", 0.2)
+        await self.act(listener.listener_id, "start")
+        self.process(listener).send_signal(signal.SIGCONT)
+        self.assertFalse(self.listeners.runs()[0].settled)
+        self.assertTrue(LvsFiles.of(self.lvs, listener.listener_id).previous.exists())
 
     async def test_death(self) -> None:
         """One that died is started again, with what it ran last, whatever was uploaded meanwhile."""
