@@ -438,6 +438,8 @@ class SurvivalTests(LvsTestCase):
         self.process(listener).send_signal(signal.SIGCONT)
         self.assertFalse(self.listeners.runs()[0].settled)
         self.assertTrue(LvsFiles.of(self.lvs, listener.listener_id).previous.exists())
+        # Before it is up it would not hear that it is to end.
+        await wait_until(lambda: self.log(listener).count("Startup complete") == 2, "it to come up after all")
 
     async def test_death(self) -> None:
         """One that died is started again, with what it ran last, whatever was uploaded meanwhile."""
