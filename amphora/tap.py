@@ -187,7 +187,9 @@ def build_agent(reactor: IReactor, config_file: Path, settings: Settings) -> Age
         blocking,
         kernel,
         Records(Path(settings.agent_server_network_dir)),
-        PacketFilter(NftProgram(reactor, settings.network_namespace), blocking, store.base_path / "nftables-vip.rules"),
+        PacketFilter(
+            NftProgram(reactor, blocking, settings.network_namespace), blocking, store.base_path / "nftables-vip.rules"
+        ),
         keepalived_owns_vips=lambda: topology.keepalived_owns_vips,
         still_bound=lambda: instances.binds | lvs_listeners.binds,
         open_wire=opener(reactor, blocking, settings.network_namespace),

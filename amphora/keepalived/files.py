@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,15 +19,15 @@ from amphora.files import beside, remove_unfinished, rename_synced, replace_file
 
 
 @frozen
-class KeepalivedFiles:
+class KeepalivedFiles(ABC):
     """The paths of one keepalived: the controller's names are given by each kind, ours lie in a directory."""
 
     directory: Path
 
     @property
+    @abstractmethod
     def config(self) -> Path:
         """The configuration as it was uploaded, byte for byte."""
-        raise NotImplementedError
 
     @property
     def given(self) -> Path:
@@ -34,9 +35,9 @@ class KeepalivedFiles:
         return self.config
 
     @property
+    @abstractmethod
     def pid_files(self) -> Mapping[str, Path]:
         """By keepalived's options for them; that of the process that was started comes first."""
-        raise NotImplementedError
 
     @property
     def settings(self) -> tuple[str, ...]:

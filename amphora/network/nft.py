@@ -7,6 +7,7 @@ from typing import Protocol
 
 from attrs import frozen
 
+from amphora.blocking import BlockingCalls
 from amphora.process import ENVIRONMENT, CommandFailed, IProcessReactor, run_command
 
 _TIMEOUT = 10.0
@@ -35,6 +36,7 @@ class NftProgram:
     """The real one.  `namespace` is where it works; empty, it is the agent's own."""
 
     _reactor: IProcessReactor
+    _blocking: BlockingCalls
     _namespace: str
     _program: str = "nft"
 
@@ -46,7 +48,7 @@ class NftProgram:
 
     async def _run(self, script: str, *options: str) -> None:
         # Where there is a namespace, what fails to be found is told by ip, in other words.
-        if shutil.which(self._program, path=ENVIRONMENT["PATH"]) is None:
+        if await self._blocking.run(shutil.which, self._program, path=ENVIRONMENT["PATH"]) is None:
             raise NftFailed(f"there is no {self._program}: install nftables")
         inside = ["ip", "netns", "exec", self._namespace] if self._namespace else []
         command = [*inside, self._program, *options, "--file", "-"]

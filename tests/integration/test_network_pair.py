@@ -80,7 +80,7 @@ class PairTests(TestCase):
             blocking,
             LinuxKernel(self.namespace),
             Records(self.directory / "interfaces"),
-            PacketFilter(NftProgram(clock, self.namespace), blocking, self.directory / "nftables-vip.rules"),
+            PacketFilter(NftProgram(clock, blocking, self.namespace), blocking, self.directory / "nftables-vip.rules"),
             keepalived_owns_vips=lambda: self.pair,
             still_bound=lambda: [],
             open_wire=opener(clock, blocking, self.namespace),

@@ -66,7 +66,7 @@ class NftProgramTests(NftContract):
 
     def setUp(self) -> None:
         self.namespace = new_namespace(self)
-        self.nft = NftProgram(running_reactor(), self.namespace)
+        self.nft = NftProgram(running_reactor(), InThreads(running_reactor()), self.namespace)
 
     def tables(self) -> set[str]:
         return tables(self.namespace)
@@ -95,7 +95,7 @@ class NftProgramTests(NftContract):
     async def test_no_namespace(self) -> None:
         """A namespace that is not there is told in ip's words."""
         with self.assertRaises(NftFailed) as caught:
-            await NftProgram(running_reactor(), "nowhere").load("")
+            await NftProgram(running_reactor(), InThreads(running_reactor()), "nowhere").load("")
         self.assertIn("nowhere", str(caught.exception))
 
 
@@ -125,7 +125,7 @@ class FilteredTestCase(TestCase):
             blocking,
             LinuxKernel(self.namespace),
             Records(self.directory / "interfaces"),
-            PacketFilter(NftProgram(clock, filtered or self.namespace), blocking, self.rules_path),
+            PacketFilter(NftProgram(clock, blocking, filtered or self.namespace), blocking, self.rules_path),
             keepalived_owns_vips=lambda: False,
             still_bound=lambda: [],
             open_wire=opener(clock, blocking, self.namespace),
@@ -352,7 +352,7 @@ class FilterTests(FilteredTestCase):
         self.addCleanup(subprocess.run, ["umount", "--lazy", str(small)], check=True)
         path = small / "rules"
         clock = running_reactor()
-        filtering = PacketFilter(NftProgram(clock, self.namespace), InThreads(clock), path)
+        filtering = PacketFilter(NftProgram(clock, InThreads(clock), self.namespace), InThreads(clock), path)
         port = next(port for port in Records(self.directory / "interfaces").load()[0])
         await filtering.replace([port], [port], RuleSet(port.mac, (TCP,)))
         self.assertEqual(rules, path.read_bytes())

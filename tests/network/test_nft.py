@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from amphora.blocking import AtOnce
 from amphora.network.nft import NftFailed, NftProgram
 from amphora.testing.fakes import FakeProcess, FakeProcessReactor
 
@@ -20,7 +21,7 @@ class NftProgramTests(SynchronousTestCase):
         self.reactor = FakeProcessReactor()
 
     def load(self, namespace: str = "") -> tuple[Deferred[None], FakeProcess]:
-        loading = Deferred.fromCoroutine(NftProgram(self.reactor, namespace, PROGRAM).load("a script"))
+        loading = Deferred.fromCoroutine(NftProgram(self.reactor, AtOnce(), namespace, PROGRAM).load("a script"))
         return loading, self.reactor.processes[-1]
 
     def words(self, loading: Deferred[Any]) -> str:
@@ -38,7 +39,7 @@ class NftProgramTests(SynchronousTestCase):
 
     def test_check(self) -> None:
         """A check says so."""
-        checking = Deferred.fromCoroutine(NftProgram(self.reactor, "", PROGRAM).check("a script"))
+        checking = Deferred.fromCoroutine(NftProgram(self.reactor, AtOnce(), "", PROGRAM).check("a script"))
         self.assertEqual([PROGRAM, "--check", "--file", "-"], self.reactor.processes[-1].command)
         self.reactor.processes[-1].exits()
         self.successResultOf(checking)
@@ -61,5 +62,5 @@ class NftProgramTests(SynchronousTestCase):
 
     def test_missing(self) -> None:
         """Where there is no nft, what to do is told."""
-        loading = Deferred.fromCoroutine(NftProgram(self.reactor, "lb", "no-such-nft").load(""))
+        loading = Deferred.fromCoroutine(NftProgram(self.reactor, AtOnce(), "lb", "no-such-nft").load(""))
         self.assertEqual("there is no no-such-nft: install nftables", self.words(loading))
