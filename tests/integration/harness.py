@@ -56,6 +56,21 @@ def free_port() -> int:
             return port
 
 
+async def take_port(port: int) -> socket.socket:
+    """
+    Listen on a port of loopback, once it is free.
+
+    A process that was killed may be gone from the lists while the last of its threads still has its sockets.
+    """
+
+    def take() -> socket.socket | None:
+        with suppress(OSError):
+            return socket.create_server(("127.0.0.1", port))
+        return None
+
+    return cast(socket.socket, await wait_until(take, f"port {port} to be free"))
+
+
 async def wait_until(condition: Callable[[], Any], what: str) -> Any:
     """
     Wait until the condition, or what it awaits, is true, and answer with it.

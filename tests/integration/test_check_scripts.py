@@ -23,7 +23,7 @@ from amphora.blocking import AtOnce
 from amphora.client import AmphoraFailed
 from amphora.process import ProcessIdentity
 from amphora.vrrp.check_scripts import CheckScripts
-from tests.integration.harness import PATIENCE, AgentTestCase, LoadBalancer, wait_until
+from tests.integration.harness import PATIENCE, AgentTestCase, LoadBalancer, take_port, wait_until
 from tests.integration.pair import EVERYTHING_FOR_PAIRS, PAIR_HURRY
 from tests.integration.support import program, requires, short_directory
 from tests.integration.test_vrrp import VrrpTestCase
@@ -234,7 +234,7 @@ class CellTests(CheckTestCase):
         for process in self.agent.all_haproxies():
             process.send_signal(signal.SIGKILL)
         await wait_until(lambda: not self.agent.all_haproxies(), "haproxy to end")
-        with socket.create_server(("127.0.0.1", balancer.port)):
+        with await take_port(balancer.port):
             await self.agent.start()
             await wait_until(lambda: "started again in" in self.agent.log, "an attempt to fail")
             await self.assert_passes(False)
