@@ -104,8 +104,8 @@ def main() -> int:
         arguments = arguments[1:]
         for name, command in CHECKS:
             outcome += check(name, command)
-    # Integration tests wait for programs most of their time: each CPU can have tests of its own.
-    outcome += test(arguments or [f"--jobs={os.cpu_count() or 1}"])
+    # Integration tests wait for programs most of their time: two at a time keep a CPU half busy.
+    outcome += test(arguments or [f"--jobs={2 * (os.cpu_count() or 1)}"])
     print(outcome, flush=True)
     return 1 if outcome.failed else 0
 
