@@ -4,7 +4,6 @@ What a UDP or SCTP listener's configuration says of itself.
 keepalived alone judges whether it is good; what is read here serves to tell of the listener.  Which addresses are whose
 stands in comments that the controller writes for that purpose:
 
-    # Configuration for Loadbalancer ID
     # Configuration for Listener ID             or  # Listener ID is disabled
     virtual_server_group ipv4-group {
         10.0.0.2 53
@@ -12,7 +11,6 @@ stands in comments that the controller writes for that purpose:
     virtual_server group ipv4-group {
         protocol UDP
         # Configuration for Pool ID             or  # Pool ID is disabled
-        # Configuration for HealthMonitor ID
         # Configuration for Member ID           or  # Member ID is disabled
         real_server 10.0.0.99 53 {
             weight 1
@@ -70,23 +68,19 @@ class Member:
 class VirtualServer:
     """What is balanced in one family: all addresses of the load balancer that are of it, to members that are too."""
 
-    family: int
-    """4 or 6."""
     protocol: str
     """UDP or SCTP."""
     vips: tuple[Vip, ...]
     pool_id: str | None
     pool_disabled: bool
-    monitor_id: str | None
     members: tuple[Member, ...]
 
 
 @frozen
 class LvsConfig:
-    """One listener; `load_balancer_id` is None where no comment tells it."""
+    """One listener."""
 
     listener_id: str
-    load_balancer_id: str | None
     disabled: bool
     virtual_servers: tuple[VirtualServer, ...]
 
@@ -112,7 +106,6 @@ class _Server:
     protocol: str = ""
     pool_id: str | None = None
     pool_disabled: bool = False
-    monitor_id: str | None = None
     disabled_members: list[str] = field(factory=list)
     real_servers: list[_RealServer] = field(factory=list)
 
@@ -126,12 +119,10 @@ class _Server:
         members = [each.member(each.member_id) for each in self.real_servers if each.member_id is not None]
         disabled = [Member(each, "", 0, 0, disabled=True, checked=False) for each in self.disabled_members]
         return VirtualServer(
-            family=families.pop(),
             protocol=self.protocol,
             vips=tuple(vips),
             pool_id=self.pool_id,
             pool_disabled=self.pool_disabled,
-            monitor_id=self.monitor_id,
             members=(*members, *disabled),
         )
 
@@ -143,7 +134,6 @@ class _Parser:
     """The first words of the blocks that are open."""
     _listener_id: str | None = None
     _disabled: bool = False
-    _load_balancer_id: str | None = None
     _groups: dict[str, list[Vip]] = field(factory=dict)
     _group: str = ""
     """The group that was opened last."""
@@ -161,7 +151,6 @@ class _Parser:
             raise ValueError(f"line {self._line}: the text ends without a comment that tells the listener's id")
         return LvsConfig(
             self._listener_id,
-            self._load_balancer_id,
             self._disabled,
             tuple(server.finished(self._groups) for server in self._servers),
         )
@@ -172,16 +161,12 @@ class _Parser:
             return
         disabled = found["off"] is not None
         kind, name = (found["off"], found["off_id"]) if disabled else (found["kind"], found["id"])
-        if kind == "Loadbalancer":
-            self._load_balancer_id = name
-        elif kind == "Listener":
+        if kind == "Listener":
             self._listener_id, self._disabled = name, disabled
         elif self._blocks[:1] != ["virtual_server"]:
             return
         elif kind == "Pool":
             self._servers[-1].pool_id, self._servers[-1].pool_disabled = name, disabled
-        elif kind == "HealthMonitor":
-            self._servers[-1].monitor_id = name
         elif kind == "Member" and disabled:
             self._servers[-1].disabled_members.append(name)
         elif kind == "Member":

@@ -7,9 +7,7 @@ from pathlib import Path
 from amphora.lvs.config import LvsConfig, parse_config
 
 LISTENER = "bbbbbbbb-0000-4000-8000-000000000001"
-LOAD_BALANCER = "aaaaaaaa-0000-4000-8000-000000000001"
 POOL = "cccccccc-0000-4000-8000-000000000001"
-MONITOR = "eeeeeeee-0000-4000-8000-000000000001"
 
 _HERE = Path(__file__).parent
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from amphora.lvs.config import LvsConfig, Member, Vip, VirtualServer, parse_config
 from tests.lvs.samples import (
     LISTENER,
-    LOAD_BALANCER,
-    MONITOR,
     POOL,
     config,
     configuration,
@@ -34,9 +34,9 @@ class RenderedTests(SynchronousTestCase):
 
     def test_dual_stack(self) -> None:
         """A load balancer with addresses of both families has a virtual server for each, to members of that family."""
-        v4 = VirtualServer(4, "UDP", (Vip("10.0.0.2", 53),), POOL, False, MONITOR, (FIRST, SECOND, disabled(5)))
-        v6 = VirtualServer(6, "UDP", (Vip("2001:db8::2", 53),), POOL, False, MONITOR, (THIRD, FOURTH, disabled(6)))
-        self.assertEqual(config("udp-dual"), LvsConfig(LISTENER, LOAD_BALANCER, False, (v4, v6)))
+        v4 = VirtualServer("UDP", (Vip("10.0.0.2", 53),), POOL, False, (FIRST, SECOND, disabled(5)))
+        v6 = VirtualServer("UDP", (Vip("2001:db8::2", 53),), POOL, False, (THIRD, FOURTH, disabled(6)))
+        self.assertEqual(config("udp-dual"), LvsConfig(LISTENER, False, (v4, v6)))
 
     def test_many_vips(self) -> None:
         """All addresses of a family are in its group."""
@@ -53,12 +53,15 @@ class RenderedTests(SynchronousTestCase):
             ("sctp-unchecked", [(4, "SCTP")]),
             ("udp-persistence", [(4, "UDP"), (6, "UDP")]),
         ):
-            self.assertEqual([(each.family, each.protocol) for each in config(name).virtual_servers], expected)
+            self.assertEqual(
+                [(ip_address(each.vips[0].ip).version, each.protocol) for each in config(name).virtual_servers],
+                expected,
+            )
 
     def test_nothing_to_balance(self) -> None:
         """Without a pool there is no virtual server, nor where the listener or its load balancer is disabled."""
         for name, off in (("udp-disabled", True), ("udp-load-balancer-disabled", False), ("udp-no-pool", False)):
-            self.assertEqual(config(name), LvsConfig(LISTENER, LOAD_BALANCER, off, ()))
+            self.assertEqual(config(name), LvsConfig(LISTENER, off, ()))
 
     def test_pools(self) -> None:
         """A disabled pool tells no members, an empty one has none, a family without members has none in it."""
@@ -88,12 +91,11 @@ class RenderedTests(SynchronousTestCase):
         ):
             for server in config(name).virtual_servers:
                 self.assertEqual({member.checked for member in server.members}, {checked}, name)
-                self.assertEqual(server.monitor_id, MONITOR if checked else None, name)
 
     def test_all(self) -> None:
         """All of them tell whose they are."""
         for name in configuration_names():
-            self.assertEqual((config(name).listener_id, config(name).load_balancer_id), (LISTENER, LOAD_BALANCER))
+            self.assertEqual(config(name).listener_id, LISTENER)
 
     def test_text(self) -> None:
         """Text is read as bytes are."""
@@ -123,7 +125,7 @@ class OtherTests(SynchronousTestCase):
             "}\n"
             "vrrp_instance x { virtual_ipaddress { 10.0.0.1 } }\n"
         )
-        self.assertEqual((server.family, server.vips), (6, (Vip("2001:db8::2", 53),)))
+        self.assertEqual(server.vips, (Vip("2001:db8::2", 53),))
         self.assertEqual((server.members[0].ip, server.members[0].checked), ("2001:db8::99", True))
 
     def test_nobodys(self) -> None:
@@ -134,10 +136,6 @@ class OtherTests(SynchronousTestCase):
             "real_server 10.0.0.98 5302 {\n}\n}\n"
         )
         self.assertEqual([member.member_id for member in server.members], [member_id(1)])
-
-    def test_no_load_balancer(self) -> None:
-        """The load balancer's comment may be missing."""
-        self.assertIsNone(parse_config(MINIMAL).load_balancer_id)
 
 
 class RefusedTests(SynchronousTestCase):
