@@ -43,6 +43,7 @@ from amphora.loadbalancer.kept_sessions import KeptSessions
 from amphora.loadbalancer.notify import NotifySocket
 from amphora.loadbalancer.sample import InstanceSample
 from amphora.loadbalancer.store import InstanceFiles, Store
+from amphora.logs import Logs
 from amphora.lvs.listener import Surroundings as LvsSurroundings
 from amphora.lvs.listeners import LvsListeners
 from amphora.lvs.samples import LvsSamples
@@ -68,7 +69,6 @@ from amphora.system.links import read_links
 from amphora.system.machine import read_cpu_times, read_machine
 from amphora.system.packages import Packages
 from amphora.system.server_certificate import ServerCertificate
-from amphora.verbosity import Verbosity
 from amphora.vrrp.check_scripts import CheckScripts
 from amphora.vrrp.daemon import KeepalivedProgram
 from amphora.vrrp.keepalived import Keepalived
@@ -141,9 +141,10 @@ def build_agent(reactor: IReactor, config_file: Path, settings: Settings) -> Age
     for note in settings.notes:
         _log.warn("{note}", note=note)
     blocking = InThreads(reactor)
-    verbosity = Verbosity()
-    verbosity.set(debug=settings.debug)
-    reactor.callWhenRunning(verbosity.install, globalLogPublisher)
+    logs = Logs()
+    logs.set(debug=settings.debug)
+    reactor.callWhenRunning(logs.install, globalLogPublisher)
+    reactor.addSystemEventTrigger("after", "shutdown", logs.finish)
 
     def check(new: Settings) -> None:
         require_startable(settings, new)
@@ -156,7 +157,7 @@ def build_agent(reactor: IReactor, config_file: Path, settings: Settings) -> Age
         return () if remark is None else (f"[controller_worker] loadbalancer_topology: {remark}",)
 
     def apply(now: Settings) -> None:
-        verbosity.set(debug=now.debug)
+        logs.set(debug=now.debug)
         heartbeats.renew(heartbeat_settings(now))
         topology.take_default(default_topology(now), in_use=in_use())
 

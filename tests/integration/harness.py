@@ -215,6 +215,14 @@ class AgentProcess:
                 transport.signalProcess(with_signal.name.removeprefix("SIG"))
                 await self._protocol.ended
 
+    def pause_reading(self) -> None:
+        """Let what the agent says lie."""
+        cast(Any, self._transport).pauseProducing()
+
+    def resume_reading(self) -> None:
+        """Take again what it says."""
+        cast(Any, self._transport).resumeProducing()
+
     def haproxy(self, instance_id: str) -> ProcessIdentity | None:
         """The haproxy master whose pid file an instance has."""
         try:
