@@ -264,7 +264,7 @@ class KeepalivedFactTests(TestCase):
         self.assertEqual("0", user)
         started = ProcessIdentity.of(int(pid))
         await wait_until(lambda: started is None or not started.alive, "what it started to be ended")
-        self.assertIn("timed_out", self.keepalived.log)
+        await wait_until(lambda: "timed_out" in self.keepalived.log, "keepalived to tell it")
 
     async def test_signs_of_life(self) -> None:
         """SIGCHLD wakes both processes for a moment, unseen; one that is stopped does not wake."""

@@ -129,6 +129,11 @@ class PairTests(TestCase):
         (link,) = ip_json(self.namespace, "address", "show", "dev", "eth1")
         return {(each["local"], each["prefixlen"]) for each in link["addr_info"] if each["scope"] == "global"}
 
+    def addresses_are_settled(self) -> bool:
+        """The kernel changes its addresses, link-local ones too, when it has found no duplicate of them."""
+        (link,) = ip_json(self.namespace, "address", "show", "dev", "eth1")
+        return not any(each.get("tentative") for each in link["addr_info"])
+
     async def changes(self, work: Callable[[], Awaitable[object]]) -> list[str]:
         """What the kernel tells of changes while something is done."""
         command = ["ip", "-n", self.namespace, "monitor", "link", "address", "route", "rule"]
@@ -162,6 +167,7 @@ class PairTests(TestCase):
             await self.network.give_up(binds)
             await self.restart()
 
+        await wait_until(self.addresses_are_settled, "duplicate addresses to be looked for")
         self.assertEqual([], await self.changes(work))
         self.assertLessEqual({(VIP, 32), (VIP6, 128), ("203.0.113.50", 24)}, self.addresses())
 

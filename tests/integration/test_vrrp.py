@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -385,7 +386,7 @@ class RoleTests(VrrpTestCase):
         process = self.running_keepalived()
         process.send_signal(signal.SIGSTOP)
         reloading = Deferred.fromCoroutine(self.client.vrrp("reload"))
-        await wait_until((self.vrrp / "previous.conf").exists, "the reload to begin")
+        await wait_until(lambda: is_pending(process, signal.SIGHUP), "keepalived to be told to reload")
         await self.die()
         with self.assertRaises(AmphoraFailed) as raised:
             await reloading
@@ -393,6 +394,13 @@ class RoleTests(VrrpTestCase):
         self.assertIn("The configuration that ran before runs in its place", raised.exception.details)
         await self.until_held()
         self.assertFalse(self.pair.ours.holds(SECOND_ADDRESS))
+
+
+def is_pending(process: ProcessIdentity, number: signal.Signals) -> bool:
+    """Does a signal wait for a process that is stopped?"""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    (pending,) = re.findall(r"^ShdPnd:\s*(\w+)$", status, re.MULTILINE)
+    return bool(int(pending, 16) >> (number - 1) & 1)
 
 
 class WatchedAddresses:
@@ -475,7 +483,7 @@ class SurvivalTests(VrrpTestCase):
         child.send_signal(signal.SIGSTOP)
         process.send_signal(signal.SIGSTOP)
         reloading = Deferred.fromCoroutine(self.client.vrrp("reload"))
-        await wait_until((self.vrrp / "previous.conf").exists, "the reload to begin")
+        await wait_until(lambda: is_pending(process, signal.SIGHUP), "keepalived to be told to reload")
         process.send_signal(signal.SIGKILL)
         with self.assertRaises(AmphoraFailed):
             await reloading
