@@ -423,7 +423,7 @@ def fetch(namespace: str, address: str, port: int = 80) -> Deferred[bytes]:
         return socket.create_connection((address, port), timeout=PATIENCE)
 
     def ask() -> bytes:
-        with inside(namespace, connect) as connection:
+        with inside(namespace, connect, patience=None) as connection:
             connection.sendall(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
             return read_all(connection)
 
@@ -592,7 +592,9 @@ class InsideClient(RawClient):
     namespace: str = ""
 
     def connect(self) -> Any:
-        plain = inside(self.namespace, partial(socket.create_connection, ("127.0.0.1", self.port), timeout=PATIENCE))
+        plain = inside(
+            self.namespace, partial(socket.create_connection, ("127.0.0.1", self.port), timeout=PATIENCE), patience=None
+        )
         return self.context.wrap_socket(plain, server_hostname=AMPHORA_ID)
 
 

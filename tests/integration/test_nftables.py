@@ -156,7 +156,7 @@ class FilteredTestCase(TestCase):
         await self.network.put_back()
 
     def socket_in(self, namespace: str, make: Callable[[], socket.socket]) -> socket.socket:
-        made = inside(namespace, make)
+        made = inside(namespace, make, patience=None)
         made.settimeout(PATIENCE)
         self.addCleanup(made.close)
         return made
