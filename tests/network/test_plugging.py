@@ -858,6 +858,19 @@ class QueueTests(NetworkTestCase):
             1, sum(isinstance(change, Add) and change.what == Address(VIP6, 64) for change in self.kernel.made)
         )
 
+    def test_last_one_holds(self) -> None:
+        """Of twenty that ask for different things at once, the last has the interface (A11)."""
+        self.kernel.new_link(A)
+        calls = CallsLater()
+        network = self.new_network(calls)
+        plugs = [network.plug_port(network_1_0(A, f"192.0.2.{number}")) for number in range(10, 30)]
+        calls.make_all()
+        for plug in plugs:
+            self.successResultOf(plug)
+        self.assertEqual({"192.0.2.29/24"}, self.addresses())
+        ((port,), _) = self.records.load()
+        self.assertEqual({"192.0.2.29/24"}, {str(address) for address in port.ours})
+
     def test_patience(self) -> None:
         """Nobody waits for ever, whatever the kernel does; what was begun goes on."""
         calls = CallsLater()
