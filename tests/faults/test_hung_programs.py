@@ -137,6 +137,7 @@ class NetworkTests(InsideTestCase):
                 refusals += [self.refused(self.client.interface("192.0.2.1")) for _ in range(12)]
                 refusals.append(self.refused(self.client.reload(self.balancer.listener_id)))
                 self.assertNotIn("", await gatherResults(refusals))
+                await wait_until(self.blind, "details to tell of no networks")
                 self.assertEqual("ACTIVE", (await self.client.listener(self.balancer.listener_id)).status)
                 if hangs:
                     os.close(os.open(handle, os.O_RDWR))
@@ -144,6 +145,9 @@ class NetworkTests(InsideTestCase):
                 bind(other, handle)
                 await self.client.reload(self.balancer.listener_id)
             await self.client.plug_network(cable.mac)
+
+    async def blind(self) -> bool:
+        return not (await self.client.details()).networks
 
     def refused(self, asking: Any) -> Deferred[str]:
         """What a question that cannot be answered is answered with."""

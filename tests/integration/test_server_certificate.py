@@ -79,7 +79,7 @@ class ServerCertificateTests(RouteTestCase):
         self.assertEqual(last, await self.shown())
 
     async def test_A23_refused(self) -> None:
-        """What cannot serve is answered with the specification's sentences, what breaks off not at all; the old one stays."""
+        """What cannot serve is answered in the specification's sentences; that, and half a body, leave the old one."""
         before = await self.shown()
         stored = self.pki.server.read_bytes()
         issued, other = self.pki.authority.issue(AMPHORA_ID), self.pki.authority.issue(AMPHORA_ID)
