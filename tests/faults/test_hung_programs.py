@@ -47,8 +47,11 @@ class CheckTests(FaultTestCase):
         )
         await super().start(*controllers)
 
-    async def test_haproxy(self) -> None:
-        """An upload, and a reload, that cannot be judged are refused in time and change nothing; nothing is left."""
+    async def test_checks(self) -> None:
+        """
+        Uploads of haproxy's, VRRP's and UDP's configurations, and a reload, that cannot be judged are refused in time:
+        nothing is changed, no process is left, and no heartbeat is withheld.
+        """
         path = self.directory / "words"
         path.write_bytes(b"/never\n")
         listener_id = self.balancer.listener_id
@@ -59,6 +62,8 @@ class CheckTests(FaultTestCase):
         processes = self.agent.all_haproxies()
         path.unlink()
         Gate(path)
+        self.keepalived.hang()
+        udp = LvsText()
         async with self.watch():
             with self.assertRaises(AmphoraFailed) as raised:
                 await self.client.upload_haproxy(listener_id, evolve(slow, extra_binds=("127.0.0.1:1",)).config())
@@ -68,22 +73,16 @@ class CheckTests(FaultTestCase):
             self.assertIn("s and was killed", raised.exception.details)
             # It is no other listener's business.
             await self.running(LoadBalancer())
-        self.assertEqual(slow.config(), await self.client.haproxy(listener_id))
-        self.assertEqual(processes, [one for one in self.agent.all_haproxies() if one in processes])
-        self.assertEqual(len(processes) + 2, len(self.agent.all_haproxies()))
-
-    async def test_keepalived(self) -> None:
-        """Uploads of VRRP and UDP that cannot be judged are refused in time; no heartbeat is withheld for them."""
-        self.keepalived.hang()
-        listener = LvsText()
-        async with self.watch():
             with self.assertRaises(AmphoraFailed) as raised:
                 await self.client.upload_vrrp(b"vrrp_instance one {\n}\n")
             self.assertIn("s and was killed", raised.exception.details)
-            path = f"/listeners/{new_id()}/{listener.listener_id}/udp_listener"
-            answer = await call(self.raw_client(), "PUT", path, listener.text())
+            path_of_udp = f"/listeners/{new_id()}/{udp.listener_id}/udp_listener"
+            answer = await call(self.raw_client(), "PUT", path_of_udp, udp.text())
             self.assertEqual(500, answer.status)
             self.assertIn("s and was killed", str(answer.json))
+        self.assertEqual(slow.config(), await self.client.haproxy(listener_id))
+        self.assertEqual(processes, [one for one in self.agent.all_haproxies() if one in processes])
+        self.assertEqual(len(processes) + 2, len(self.agent.all_haproxies()))
         self.assertEqual([], self.keepalived.left())
 
 
