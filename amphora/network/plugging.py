@@ -48,11 +48,14 @@ from amphora.network.records import Records
 from amphora.network.requests import PortRequest, VipRequest
 from amphora.network.state import IP, Address, Route, plain_ip
 from amphora.network.steps import Add, AwaitUsable, Change, Rename, Step, StepFailed, undoing
+from amphora.waiting import within
 
 PATIENCE = 45.0
 """Seconds that a caller waits for a job, those before it included: a controller waits for 60."""
 APPEARANCE = 1.0
 """Seconds that a link is waited for which is just being plugged into the machine."""
+PUT_BACK_PATIENCE = 15.0
+"""Seconds that a starting agent waits for its interfaces: a controller waits for its heartbeats."""
 DETECTION = 10.0
 """
 Seconds for an interface's addresses of IPv6 to be usable: duplicate address detection takes two as a rule, and for ever
@@ -359,7 +362,12 @@ class Network:
 
         if ports:
             try:
-                await self._jobs.run(job)
+                await within(self._reactor, PUT_BACK_PATIENCE, self._jobs.run(job))
+            except TimeoutError:
+                self._log.error(
+                    "Interfaces are still being put back after {seconds:g} s: the agent goes on meanwhile",
+                    seconds=PUT_BACK_PATIENCE,
+                )
             except Exception:
                 self._log.failure("What was plugged cannot be put back")
 
@@ -401,6 +409,8 @@ class Network:
                 self._log.failure("{interface} cannot be put back", interface=port.name)
             else:
                 self._is_well(port)
+        # Once for all: where nft hangs, each try takes its time.
+        await self._translate()
         self._retry_later()
 
     def _is_amiss(self, port: Port, reason: str) -> None:
@@ -428,8 +438,6 @@ class Network:
 
     def _retry_now(self) -> None:
         async def job() -> None:
-            if self._filter.lacking:
-                await self._translate()
             await self._see_to(list(self._amiss))
 
         self._jobs.run(job).addErrback(lambda reason: self._log.failure("interfaces cannot be put back", reason))
@@ -553,6 +561,8 @@ class Network:
         except Exception as error:
             if not tolerant:
                 await self._undo(done)
+                if before is not None and done:
+                    await self._return_to(before, meanwhile)
                 await self._filter.restore(self._ports.values())
                 await self._record(after)
             if not isinstance(error, OSError | StepFailed | Unsettled):
@@ -562,13 +572,27 @@ class Network:
         self._ports = _with(self._ports, after.mac, final)
         for port in {final.name: final, **({} if before is None else {before.name: before})}.values():
             await self._record(port)
-        await self._translate()
+        if tolerant:
+            self._tell_changes(after, done)
+        else:
+            await self._translate()
         added = {change.what for change in done if isinstance(change, Add)}
         self._announcer.announce((after.mac, each.ip) for each in wanted.addresses if not tolerant or each in added)
         self._in_place.add(after.mac)
         self._tend()
         if problems:
             raise PlugFailed(what, "\n".join(problems))
+
+    def _tell_changes(self, port: Port, done: Sequence[Change]) -> None:
+        if done:
+            self._log.info(
+                "Brought {interface} ({mac}) to what it should be: {count} changes, from {first!r} to {last!r}",
+                interface=port.name,
+                mac=port.mac,
+                count=len(done),
+                first=str(done[0]),
+                last=str(done[-1]),
+            )
 
     async def _translate(self) -> None:
         await self._filter.translate(self._ports.values())
@@ -722,6 +746,21 @@ class Network:
                 await self._blocking.run(self._kernel.carry_out, [undoing(change)])
             except StepFailed as error:
                 self._log.error("Undoing what failed: {reason}", reason=str(error))
+
+    async def _return_to(self, before: Port, meanwhile: Port) -> None:
+        """
+        See to what undoing could not: with its last address of IPv4 a link loses routes of which nothing is told.
+
+        @param meanwhile: The interface, with all addresses that were given to it.
+        """
+        problems: list[str] = []
+        try:
+            await self._settle(evolve(before, ours=meanwhile.ours), self._wanted(before), [], problems)
+        except (OSError, StepFailed, Unsettled) as error:
+            problems.append(_words(error))
+        if problems:
+            self._is_amiss(before, "\n".join(problems))
+            self._retry_later()
 
 
 def _words(error: Exception) -> str:

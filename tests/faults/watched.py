@@ -32,6 +32,7 @@ class Traffic:
 
     port: int
     namespace: str = ""
+    host: str = "127.0.0.1"
     served: int = field(init=False, default=0)
     failures: list[str] = field(init=False, factory=list)
     _going: bool = field(init=False, default=True)
@@ -41,7 +42,7 @@ class Traffic:
 
         while self._going:
             try:
-                answer = await get(self.port, namespace=self.namespace)
+                answer = await get(self.port, host=self.host, namespace=self.namespace)
             except OSError as error:
                 self.failures.append(repr(error))
             else:
@@ -133,6 +134,10 @@ class FaultTestCase(HeartbeatTestCase):
 
         await wait_until(told_well, "heartbeats to tell that all is well")
 
+    def new_traffic(self) -> Traffic:
+        """The client that a watch has."""
+        return Traffic(self.balancer.port)
+
     def is_well(self, message: Mapping[str, Any]) -> bool:
         """Does a heartbeat tell what is true while nothing happens to haproxy and the members?"""
         pool = message["pools"].get(f"{self.balancer.pool_id}:{self.balancer.listener_id}")
@@ -162,7 +167,7 @@ class FaultTestCase(HeartbeatTestCase):
         @param spares_traffic: False where haproxy itself is what fails: requests may fail meanwhile, not afterwards.
         @param spares_agent: False where an agent ends: it cannot be reached meanwhile, but afterwards.
         """
-        watch = Watch(Traffic(self.balancer.port), Questions(self.new_client()), self.heard, len(self.heard))
+        watch = Watch(self.new_traffic(), Questions(self.new_client()), self.heard, len(self.heard))
         running = [Deferred.fromCoroutine(each.run()) for each in (watch.traffic, watch.questions)]
         try:
             await watch.goes_on()

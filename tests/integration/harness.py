@@ -398,7 +398,7 @@ def get(port: int, path: str = "/", host: str = "127.0.0.1", namespace: str = ""
 
     @raise OSError: if the connection is refused or broken.
     """
-    return deferToThread(inside, namespace, lambda: _get(port, path, host))
+    return deferToThread(inside, namespace, lambda: _get(port, path, host), patience=None)
 
 
 def _get(port: int, path: str, host: str) -> bytes:

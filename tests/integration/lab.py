@@ -41,7 +41,7 @@ class Host:
 
     def connect(self, host: str, port: int, timeout: float) -> socket.socket:
         """A connection out of it.  Blocks.  @raise OSError: if there is none in time."""
-        return inside(self.name, lambda: socket.create_connection((host, port), timeout=timeout))
+        return inside(self.name, lambda: socket.create_connection((host, port), timeout=timeout), patience=None)
 
 
 @frozen

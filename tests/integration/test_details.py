@@ -119,7 +119,7 @@ class MixTests(DetailsTestCase):
         await self.client.delete(hung.listener_id)
         await self.assert_told(present[:-1], running=0, workers=0)
 
-    async def test_old_workers(self) -> None:
+    async def test_A4_old_workers(self) -> None:
         """A worker that finishes a connection after a reload is told as old, for as long as it does (A4)."""
         balancer = await self.running(LoadBalancer(members=(self.new_member(),)))
         await self.assert_told([balancer.listener_id], running=1, workers=1)

@@ -73,7 +73,7 @@ class Cable:
                 for _ in range(datagrams):
                     sender.sendto(bytes(size), (self.addresses[0], 9))
 
-        inside(self.namespaces[1], work)
+        inside(self.namespaces[1], work, patience=None)
 
 
 def _ip(*arguments: str) -> None:

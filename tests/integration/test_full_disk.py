@@ -70,7 +70,7 @@ class FullDiskTests(SynchronousTestCase):
         replace_file(path, b"x" * 20_000)
         self.assertEqual(20_000, path.stat().st_size)
 
-    def test_certificate(self) -> None:
+    def test_A23_certificate(self) -> None:
         """So does a certificate (A23)."""
         certificates.store_certificate(self.files.certificates, "a.pem", b"old")
         self.fill()

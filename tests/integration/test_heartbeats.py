@@ -371,30 +371,6 @@ class HeartbeatTests(HeartbeatTestCase):
             (sent, 12), (self.told(balancer.listener_id, "tx"), self.told(balancer.listener_id, "totconns"))
         )
 
-    async def test_hung_haproxy(self) -> None:
-        """
-        While a haproxy hangs heartbeats and the API go on; it is told for two more intervals, then no more, and again
-        when it goes on, without a restart (B3).
-        """
-        balancer = await self.running(LoadBalancer())
-        healthy = await self.running(LoadBalancer())
-        await self.next_heartbeat()
-        master = self.agent.haproxy(balancer.listener_id)
-        assert master is not None
-        for process in (master, *master.children()):
-            process.send_signal(signal.SIGSTOP)
-        self.assertEqual(AMPHORA_ID, (await self.client.info()).uuid)
-        self.assertEqual("ERROR", (await self.client.listener(balancer.listener_id)).status)
-        await wait_until(
-            lambda: set(self.heard[-1].message["listeners"]) == {healthy.listener_id}, "the hung one to be left out"
-        )
-        for process in (master, *master.children()):
-            process.send_signal(signal.SIGCONT)
-        await wait_until(lambda: len(self.heard[-1].message["listeners"]) == 2, "it to be told again")
-        self.assertEqual(master, self.agent.haproxy(balancer.listener_id))
-        sequences = sorted(heartbeat.sequence for heartbeat in self.heard)
-        self.assertEqual(list(range(sequences[0], sequences[0] + len(sequences))), sequences)
-
 
 @requires("haproxy")
 class ChangeTests(HeartbeatTestCase):

@@ -237,7 +237,7 @@ class ListenerRouteTests(RouteTestCase):
         await deferToThread(ask_and_leave)
         self.assertEqual(1, len(await self.client.listeners()))
 
-    async def test_configuration_comes_back_byte_for_byte(self) -> None:
+    async def test_A21_configuration_comes_back_byte_for_byte(self) -> None:
         """What is answered is what was uploaded: CRLF, characters that are not UTF-8, large, and all (A21, A22)."""
         for config in (
             LoadBalancer().config().replace(b"\n", b"\r\n"),
@@ -307,7 +307,7 @@ class ListenerRouteTests(RouteTestCase):
         self.assertEqual("STOPPED", status.status)
         self.assertIn(b"200 OK", await get(holder.port))
 
-    async def test_reload_fails(self) -> None:
+    async def test_A2_reload_fails(self) -> None:
         """A reload that does not come about is a 500 with haproxy's words, and the old configuration serves on (A2)."""
         holder = await self.running(LoadBalancer(members=(self.new_member(),)))
         balancer = await self.running(LoadBalancer(members=(self.new_member(),)))
@@ -429,7 +429,7 @@ class CertificateRouteTests(RouteTestCase):
         self.certificate = f"/listeners/{self.balancer.listener_id}/certificates/www.example.com.pem"
         self.directory_of_certificates = self.agent.cert_dir / self.balancer.listener_id
 
-    async def test_life_of_a_certificate(self) -> None:
+    async def test_A23_life_of_a_certificate(self) -> None:
         """It is stored 0600, summed up as it was sent, replaced, deleted, and its empty directory with it (A23)."""
         name = "WILDCARD.example.com.pem"
         path = f"/listeners/{self.balancer.listener_id}/certificates/{name}"
@@ -445,7 +445,7 @@ class CertificateRouteTests(RouteTestCase):
         await self.assert_answer("GET", path, 404, missing)
         await self.assert_answer("DELETE", path, 404, missing)
 
-    async def test_bad_pem(self) -> None:
+    async def test_A23_bad_pem(self) -> None:
         """A body that cannot serve is refused with the specification's sentence, and the old one stays (A23)."""
         good = listener_pem("www.example.com", Part.KEY, Part.CERTIFICATE)
         other = listener_pem("www.example.com", Part.KEY)

@@ -52,7 +52,9 @@ class MetricsTests(AgentTestCase):
         return {"amphora_agent": {"network_namespace": self.namespace}}
 
     def connect(self, port: int) -> socket.socket:
-        return inside(self.namespace, lambda: socket.create_connection((LOOPBACK, port), timeout=PATIENCE))
+        return inside(
+            self.namespace, lambda: socket.create_connection((LOOPBACK, port), timeout=PATIENCE), patience=None
+        )
 
     def scrape(self, port: int = METRICS_PORT, method: str = "GET") -> Deferred[bytes]:
         def exchange() -> bytes:

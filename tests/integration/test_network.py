@@ -189,7 +189,7 @@ class PlugTests(NetworkTestCase):
             rules = ip_json(self.namespace, family, "rule")
             self.assertEqual(["1"], [rule["table"] for rule in rules if rule["src"] == vip])
 
-    async def test_advertised(self) -> None:
+    async def test_A13_advertised(self) -> None:
         """The network hears of each address once it is there, by ARP or by a neighbour advertisement (A13)."""
         cable = self.cable()
         sniffer = Sniffer.at(self, cable)
@@ -199,7 +199,7 @@ class PlugTests(NetworkTestCase):
         unsolicited = neighbour_advertisement(cable.mac, IPv6Address(VIP6))[4:]
         await deferToThread(sniffer.wait_for, unsolicited)
 
-    async def test_duplicate(self) -> None:
+    async def test_A14_duplicate(self) -> None:
         """An IPv6 address that another station has is an error at once, and leaves nothing behind (A14)."""
         cable = self.cable()
         cable.give_far_end(f"{VIP6}/64")
@@ -231,7 +231,16 @@ class PlugTests(NetworkTestCase):
             self.assertEqual((before, True, []), (self.shape(), cable.outside, self.records))
         self.assertEqual("DOWN", ip("-br", "link", "show", "dev", cable.name).split()[1])
 
-    async def test_twenty_at_once(self) -> None:
+    async def test_flushed_routes(self) -> None:
+        """Where a VIP's only address was taken away for another prefix, and that fails, its routes are back too."""
+        cable = self.cable()
+        await self.plug_vip(cable)
+        before = self.shape()
+        with self.assertRaises(AmphoraFailed):
+            await self.plug_vip(cable, subnet_cidr="203.0.113.0/25", gateway="198.51.100.1")
+        self.assertEqual(before, self.shape())
+
+    async def test_A11_twenty_at_once(self) -> None:
         """Twenty plugs of one interface at once end as one (A11)."""
         cable = self.cable()
         plugs = [Deferred.fromCoroutine(self.plug_vip(cable, VIP6)) for _ in range(20)]
@@ -241,7 +250,7 @@ class PlugTests(NetworkTestCase):
         await self.plug_vip(cable, VIP6)
         self.assertEqual((alone, {VIP6: 64}), (self.shape(), self.addresses("eth1")))
 
-    async def test_names(self) -> None:
+    async def test_A10_names(self) -> None:
         """Interfaces come and go, with names of any kind: each has one of its own, and the right MAC address (A10)."""
         await self.plug_vip(self.cable())
         before = self.shape()
@@ -269,7 +278,7 @@ class PlugTests(NetworkTestCase):
         ip("link", "property", "add", "dev", cable.name, "altname", "eth1")
         self.assertEqual("VIP 203.0.113.2 plugged on interface eth2", (await self.plug_vip(cable)).details)
 
-    async def test_network_beside_vip(self) -> None:
+    async def test_A8_network_beside_vip(self) -> None:
         """What belongs to one interface is not touched by plugging another (A8)."""
         vip, second, network = self.cable(), self.cable(), self.cable()
         await self.plug_vip(vip)
@@ -336,7 +345,7 @@ class RebootTests(NetworkTestCase):
             unplug(cable.far_namespace, cable.far_name)
         return [self.cable(mac=cable.mac) for cable in cables]
 
-    async def test_put_back(self) -> None:
+    async def test_A6_put_back(self) -> None:
         """After a reboot, addresses, routes and rules are as they were, whatever the devices are called (A6)."""
         vip, network, missing = self.cable(), self.cable(), self.cable()
         for each in (VIP, VIP6, "203.0.113.3"):
@@ -349,6 +358,8 @@ class RebootTests(NetworkTestCase):
         await self.agent.start()
         self.assertEqual(before, self.shape())
         self.assertIn(f"eth3 ({missing.mac}) is not as it was plugged", self.agent.log)
+        for cable, name in ((vip, "eth1"), (network, "eth2")):
+            self.assertIn(f"Brought {name} ({cable.mac}) to what it should be", self.agent.log)
         # The last one comes late.
         self.cable(mac=missing.mac)
         await wait_until(lambda: "eth3" in self.shape()["up"], "the last interface to be put back")
@@ -423,7 +434,7 @@ def fetch(namespace: str, address: str, port: int = 80) -> Deferred[bytes]:
         return socket.create_connection((address, port), timeout=PATIENCE)
 
     def ask() -> bytes:
-        with inside(namespace, connect) as connection:
+        with inside(namespace, connect, patience=None) as connection:
             connection.sendall(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
             return read_all(connection)
 
@@ -505,7 +516,7 @@ class TrafficTests(NetworkTestCase):
         self.assertEqual("eth2", towards["dev"])
         self.assertIn(b"200 OK", await fetch(self.user, VIP))
 
-    async def test_agents_come_and_go(self) -> None:
+    async def test_A9_agents_come_and_go(self) -> None:
         """No request is lost while agents are killed and started, and plugs are repeated (A9, E8)."""
         await self.serving(VIP)
         answers: list[bytes] = []
@@ -574,7 +585,7 @@ class TrafficTests(NetworkTestCase):
         await self.agent.start()
         self.assertEqual({VIP: 24}, self.addresses("eth1"))
 
-    async def test_advertised_after_reload(self) -> None:
+    async def test_A13_advertised_after_reload(self) -> None:
         """Each start and each reload tells the neighbours of the VIPs that are bound, without anybody waiting (A13)."""
         (listener,) = await self.serving(VIP)
         frame = arp_frame(self.vip_cable.mac, IPv4Address(VIP))
@@ -592,7 +603,9 @@ class InsideClient(RawClient):
     namespace: str = ""
 
     def connect(self) -> Any:
-        plain = inside(self.namespace, partial(socket.create_connection, ("127.0.0.1", self.port), timeout=PATIENCE))
+        plain = inside(
+            self.namespace, partial(socket.create_connection, ("127.0.0.1", self.port), timeout=PATIENCE), patience=None
+        )
         return self.context.wrap_socket(plain, server_hostname=AMPHORA_ID)
 
 

@@ -145,7 +145,7 @@ class PairTests(TestCase):
             output, _ = await deferToThread(monitor.communicate)
         return output.splitlines()
 
-    async def test_owned_by_keepalived(self) -> None:
+    async def test_A9_owned_by_keepalived(self) -> None:
         """The VIP that keepalived holds is not touched, not even looked for: by no repeat, restart or reload (A9)."""
         self.pair = True
         await self.plug()

@@ -156,7 +156,7 @@ class FilteredTestCase(TestCase):
         await self.network.put_back()
 
     def socket_in(self, namespace: str, make: Callable[[], socket.socket]) -> socket.socket:
-        made = inside(namespace, make)
+        made = inside(namespace, make, patience=None)
         made.settimeout(PATIENCE)
         self.addCleanup(made.close)
         return made
@@ -246,7 +246,7 @@ class FilterTests(FilteredTestCase):
             await deferToThread(self.assert_open, vip, CLOSED, peer)
             await deferToThread(self.assert_closed, vip, CLOSED, OPEN, stranger)
 
-    async def test_removed(self) -> None:
+    async def test_A19_removed(self) -> None:
         """A rule that goes closes its port, and the last one all of them (A19)."""
         await self.plug(VIP)
         await self.let_in(TCP, FilterRule("TCP", None, CLOSED))
@@ -289,7 +289,7 @@ class FilterTests(FilteredTestCase):
             self.assertEqual(peer, sender_address[0])
             self.assertTrue(heard.endswith(peer.encode()))
 
-    async def test_other_interface(self) -> None:
+    async def test_A19_other_interface(self) -> None:
         """What comes in by another interface, as members' traffic does, is not filtered (A19)."""
         await self.plug(VIP)
         await self.let_in()
@@ -315,7 +315,7 @@ class FilterTests(FilteredTestCase):
         await deferToThread(self.assert_open, VIP, OPEN)
         await deferToThread(self.assert_closed, VIP, CLOSED)
 
-    async def test_lost(self) -> None:
+    async def test_A19_lost(self) -> None:
         """After a reboot without the rules, or with a part of them, all is closed until there are rules (A19)."""
         await self.plug(VIP)
         await self.let_in(TCP)
@@ -373,7 +373,7 @@ class TranslationTests(FilteredTestCase):
         path = Path("/proc/sys/net/netfilter/nf_conntrack_count")
         return int(inside(self.namespace, path.read_text))
 
-    async def test_second_version(self) -> None:
+    async def test_A18_second_version(self) -> None:
         """With a VIP of the other IP version comes its table (A18)."""
         await self.plug(VIP)
         self.assertEqual({"ip octavia-ipv4"}, tables(self.namespace))
@@ -388,7 +388,7 @@ class TranslationTests(FilteredTestCase):
         await self.reboot()
         self.assertEqual(before, nft(self.namespace, "list", "ruleset"))
 
-    async def test_untracked(self) -> None:
+    async def test_A17_untracked(self) -> None:
         """TCP leaves no trace in the table of connections, in or out; UDP does (A17)."""
         await self.plug(VIP, VIP6)
         before = self.tracked()

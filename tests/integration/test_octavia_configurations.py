@@ -182,7 +182,7 @@ class OctaviaTests(NamespaceTestCase, CallingTestCase):
     def fetch_over_tls(self, vip: str) -> bytes:
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        plain = inside(self.namespace, lambda: socket.create_connection((vip, 443), timeout=PATIENCE))
+        plain = inside(self.namespace, lambda: socket.create_connection((vip, 443), timeout=PATIENCE), patience=None)
         with plain, context.wrap_socket(plain) as connection:
             connection.sendall(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
             return read_all(connection)

@@ -242,7 +242,7 @@ class PlugVipTests(Of10TestCase):
         self.cable(mac=mac)
         self.assertEqual(202, (await self.vips(mac))[0])
 
-    async def test_mtu(self) -> None:
+    async def test_A12_mtu(self) -> None:
         """An MTU that the device cannot have is an error in the kernel's words, and all is as it was (A12)."""
         cable = self.cable()
         before = self.shape()
@@ -255,7 +255,7 @@ class PlugVipTests(Of10TestCase):
         self.assertEqual(500, (await self.vips(cable.mac, mtu=100_000, additional_vips=[further()]))[0])
         self.assertEqual((before, 1450), (self.shape(), self.mtu("eth1")))
 
-    async def test_duplicate(self) -> None:
+    async def test_A14_duplicate(self) -> None:
         """An IPv6 address that another station has is an error at once, and nothing is left behind (A14)."""
         self.ask_thrice()
         cable = self.cable()
@@ -287,7 +287,7 @@ class PlugVipTests(Of10TestCase):
         self.assertEqual(202, (await self.vips(cable.mac, gateway=None))[0])
         self.assertEqual([], ip_json(self.namespace, "route", "show", "default", "table", "all"))
 
-    async def test_advertised(self) -> None:
+    async def test_A13_advertised(self) -> None:
         """The network hears of each address, of VIPs and of networks' ports (A13)."""
         cable, other = self.cable(), self.cable()
         for near, plug, addresses in (
@@ -319,7 +319,7 @@ class PlugVipTests(Of10TestCase):
 
 @requires("root", "haproxy", "ip", "ipv6")
 class PlugNetworkTests(Of10TestCase):
-    async def test_addresses(self) -> None:
+    async def test_A9_addresses(self) -> None:
         """Addresses and routes come and go as they are told, nothing else is ever touched (A9)."""
         cable = self.cable()
         route = {"destination": "198.51.100.0/24", "nexthop": "192.0.2.9"}
@@ -372,7 +372,7 @@ class PlugNetworkTests(Of10TestCase):
         self.assertEqual((202, {**OK, "details": "Updated existing interface eth1"}), answer)
         self.assertEqual(before, self.addresses("eth1"))
 
-    async def test_twenty_at_once(self) -> None:
+    async def test_A11_twenty_at_once(self) -> None:
         """Twenty plugs of one interface at once: it has what one of them asked for, and its record says so (A11)."""
         cable = self.cable()
         plugs = [
@@ -451,7 +451,7 @@ class TrafficTests(Of10TestCase):
         await self.client.start(listener)
         return listener
 
-    async def test_member_subnet(self) -> None:
+    async def test_A8_member_subnet(self) -> None:
         """A client in a member's subnet reaches the VIP, and haproxy its member by the address in that subnet (A8)."""
         await self.vips(self.vip_mac, additional_vips=[further()])
         before = ip("-n", self.namespace, "rule") + ip("-n", self.namespace, "route", "show", "table", "1")
@@ -467,7 +467,7 @@ class TrafficTests(Of10TestCase):
             self.assertIn(b"200 OK", answer)
             self.assertTrue(answer.endswith(source.encode()), answer)
 
-    async def test_one_subnet(self) -> None:
+    async def test_A9_one_subnet(self) -> None:
         """A member in the VIP's subnet is asked by the interface's own address, and the VIP stays (A9)."""
         neighbour = self.vip_net.host("member")
         self.vip_net.plug(neighbour, "203.0.113.20/24")
@@ -506,7 +506,7 @@ class PairTests(Of10TestCase):
         self.addCleanup(keepalived.terminate)
         await wait_until(lambda: {VIP, VIP6} <= self.addresses("eth1").keys(), "keepalived to give the VIPs")
 
-    async def test_beside_keepalived(self) -> None:
+    async def test_A9_beside_keepalived(self) -> None:
         """VIPs, routes and rules of keepalived are in nobody's way: repeats and new plugs touch none of them (A9)."""
         cable = self.cable()
         routes = [{"destination": "198.51.100.0/24", "nexthop": "203.0.113.9"}]

@@ -78,8 +78,8 @@ class ServerCertificateTests(RouteTestCase):
         await self.agent.start()
         self.assertEqual(last, await self.shown())
 
-    async def test_refused(self) -> None:
-        """What cannot serve is answered with the specification's sentences, and the old one is shown on."""
+    async def test_A23_refused(self) -> None:
+        """What cannot serve is answered in the specification's sentences; that, and half a body, leave the old one."""
         before = await self.shown()
         stored = self.pki.server.read_bytes()
         issued, other = self.pki.authority.issue(AMPHORA_ID), self.pki.authority.issue(AMPHORA_ID)
@@ -93,4 +93,11 @@ class ServerCertificateTests(RouteTestCase):
             self.assertEqual((400, problem), (answer.status, answer.json["message"]))
             with self.assertRaises(Refused):
                 await self.client.replace_server_certificate(pem)
+        await deferToThread(self.send_half, self.new_certificate())
         self.assertEqual((before, stored), (await self.shown(), self.pki.server.read_bytes()))
+
+    def send_half(self, pem: bytes) -> None:
+        """Hang up in the middle of it.  Blocks."""
+        head = f"PUT /v0.1/certificate HTTP/1.1\r\nHost: a\r\nContent-Length: {len(pem)}\r\n\r\n"
+        with self.raw_client().connect() as connection:
+            connection.sendall(head.encode() + pem[: len(pem) // 2])

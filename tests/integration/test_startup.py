@@ -190,13 +190,13 @@ class NamespaceTests(NamespaceTestCase):
         self.assertIn("::1/128", loopback.stdout)
         await self.assert_serves_inside_only()
 
-    async def test_there_already(self) -> None:
+    async def test_A7_there_already(self) -> None:
         """A namespace that is there is used, and its loopback is brought up (A5, A7)."""
         await deferToThread(_run, "ip", "netns", "add", self.namespace)
         await self.agent.start()
         await self.assert_serves_inside_only()
 
-    async def test_stale(self) -> None:
+    async def test_A7_stale(self) -> None:
         """A file where the namespace should be, as a lost one leaves it, is repaired (A7)."""
         handle = Path("/run/netns") / self.namespace
         handle.parent.mkdir(exist_ok=True)

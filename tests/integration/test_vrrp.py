@@ -628,7 +628,7 @@ class FullDiskTests(VrrpTestCase):
                 continue
         return made
 
-    async def test_full(self) -> None:
+    async def test_A1_full(self) -> None:
         """Nothing is accepted and nothing is lost; keepalived goes on, and can be stopped; room brings it back."""
         config = await self.running_vrrp(self.config())
         filling = self.fill()

@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from amphora.blocking import AtOnce
+from amphora.blocking import AtOnce, BlockingCalls
 from amphora.network.announcer import ADVERTISEMENTS, PAUSE
 from amphora.network.bind import Bind
 from amphora.network.errors import (
@@ -35,6 +35,7 @@ from amphora.network.plugging import (
     FIRST_RETRY,
     LONGEST_RETRY,
     PATIENCE,
+    PUT_BACK_PATIENCE,
     Network,
 )
 from amphora.network.records import Records
@@ -84,12 +85,12 @@ class NetworkTestCase(SynchronousTestCase):
         self.server = FakeDhcpServer(self.clock, silent=True)
         self.network = self.new_network()
 
-    def new_network(self) -> Network:
+    def new_network(self, blocking: BlockingCalls | None = None) -> Network:
         """The next agent's, on the same disk and kernel."""
         self.server.clock = self.clock
         return Network(
             self.clock,
-            AtOnce(),
+            blocking or AtOnce(),
             self.kernel,
             self.records,
             PacketFilter(self.nft, AtOnce(), self.rules_path),
@@ -417,6 +418,31 @@ class FailureTests(NetworkTestCase):
         self.kernel.new_link(A)
         self.plugged(request(VIP, A))
         self.assert_undone("adding route default via 203.0.113.9", request(VIP, A, gateway="203.0.113.9"))
+
+    def wish_other_prefix(self) -> VipRequest:
+        """The same VIP in a smaller subnet: its one address is taken away, and with it go all routes of IPv4."""
+        body = {"subnet_cidr": "203.0.113.0/25", "gateway": "203.0.113.1", "mac_address": A}
+        return read_vip_request(str(VIP), body)
+
+    def test_flushed_routes(self) -> None:
+        """Routes that the kernel took away with the last address of IPv4 are there again when a plug is undone."""
+        self.kernel.new_link(A)
+        self.plugged(request(VIP, A))
+        self.assert_undone("adding 203.0.113.2/25", self.wish_other_prefix())
+        self.assert_undone("adding route 203.0.113.0/25", self.wish_other_prefix())
+
+    def test_flushed_routes_later(self) -> None:
+        """Where even they cannot be had again, that is told, and tried again."""
+        self.kernel.new_link(A)
+        self.plugged(request(VIP, A))
+        before = self.world()
+        self.kernel.refused = {"default": "no"}
+        with capturedLogs() as events:
+            self.failureResultOf(self.network.plug_vip(self.wish_other_prefix()), PlugFailed)
+        self.assertTrue([event for event in events if "is not as it was plugged" in (event["log_format"] or "")])
+        self.kernel.refused = {}
+        self.clock.advance(FIRST_RETRY)
+        self.assertEqual(before, self.world())
 
     def test_unreachable_gateway(self) -> None:
         """A gateway that cannot be reached is told in the kernel's words."""
@@ -832,6 +858,19 @@ class QueueTests(NetworkTestCase):
             1, sum(isinstance(change, Add) and change.what == Address(VIP6, 64) for change in self.kernel.made)
         )
 
+    def test_last_one_holds(self) -> None:
+        """Of twenty that ask for different things at once, the last has the interface (A11)."""
+        self.kernel.new_link(A)
+        calls = CallsLater()
+        network = self.new_network(calls)
+        plugs = [network.plug_port(network_1_0(A, f"192.0.2.{number}")) for number in range(10, 30)]
+        calls.make_all()
+        for plug in plugs:
+            self.successResultOf(plug)
+        self.assertEqual({"192.0.2.29/24"}, self.addresses())
+        ((port,), _) = self.records.load()
+        self.assertEqual({"192.0.2.29/24"}, {str(address) for address in port.ours})
+
     def test_patience(self) -> None:
         """Nobody waits for ever, whatever the kernel does; what was begun goes on."""
         calls = CallsLater()
@@ -903,6 +942,20 @@ class PutBackTests(NetworkTestCase):
         self.reboot()
         self.assertEqual(before, self.shape())
         self.assertEqual({("eth1", ip) for ip in (VIP, SECOND, VIP6)}, set(self.kernel.advertised))
+
+    def test_hung(self) -> None:
+        """A kernel that hangs does not hold a starting agent up for ever; what was plugged is put back meanwhile."""
+        before = self.shape()
+        calls = CallsLater()
+        self.kernel.inside.rules.clear()
+        putting_back = ensureDeferred(self.new_network(calls).put_back())
+        calls.make_one()
+        with capturedLogs() as events:
+            self.clock.advance(PUT_BACK_PATIENCE)
+        self.successResultOf(putting_back)
+        self.assertIn("still being put back", events[0]["log_format"])
+        calls.make_all()
+        self.assertEqual(before, self.shape())
 
     def test_grabbed(self) -> None:
         """What was plugged is taken also if somebody brought it up and gave it an address meanwhile (E10)."""
@@ -1468,6 +1521,15 @@ class FilterTests(NetworkTestCase):
         self.successResultOf(self.network.plug_network(B))
         for table in ("ip octavia-ipv4", "ip6 octavia-ipv6"):
             self.assertIn('oifname { "eth1", "eth2" } meta l4proto { udp, sctp } masquerade', self.nft.tables[table])
+
+    def test_translated_once(self) -> None:
+        """However many interfaces are put back, nft is asked once: one that hangs would hold up each."""
+        for mac in (A, B, C):
+            self.kernel.new_link(mac)
+            self.successResultOf(self.network.plug_network(mac))
+        self.nft.loads = 0
+        self.restart()
+        self.assertEqual(1, self.nft.loads)
 
     def test_put_back(self) -> None:
         """After a reboot all of it is there again, the rules too, and the port is not up before."""
