@@ -13,7 +13,8 @@ _IN_1_0: Final = frozenset({200, 202, 400, 401, 403, 404, 405, 409, 500, 503})
 """Others are taken for success by its client, or for none."""
 _OTHERWISE: Final = frozenset({200, 201, 202, 400, 401, 404, 405, 408, 413, 500, 503})
 _NAMED_FAILURES: Final = re.compile(
-    "Error (start|stopp|reload|check|stor|plugg|replac|read)ing |Failed to (upload|start|stop|reload) |Unable to update "
+    "Error (start|stopp|reload|check|stor|plugg|replac|read)ing "
+    "|Failed to (upload|start|stop|reload) |Unable to update "
 )
 """What the specification or the contract has a 500 for; there is none for what nobody foresaw."""
 _UNAVAILABLE: Final = ("Topology transition in progress", "Request Timeout", "Service Unavailable")

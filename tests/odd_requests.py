@@ -19,6 +19,7 @@ from amphora.api.root import AmphoraAPI
 from amphora.api.v0_1 import V01
 from amphora.api.v1_0 import V10
 from amphora.testing.pki import Authority, Part
+from tests.damage import damaged
 from tests.lvs.samples import LISTENER, configuration
 from tests.vrrp.test_keepalived_config import OCTAVIA as KEEPALIVED
 
@@ -86,10 +87,12 @@ def paths(draw: st.DrawFn, rule: str) -> str:
 
     def part(found: re.Match[str]) -> str:
         fitting = _FITTING.get(found[1], _any_segment)
-        return draw(fitting if draw(st.integers(0, 3)) else _any_segment)
+        segment: str = draw(fitting if draw(st.integers(0, 3)) else _any_segment)
+        return segment
 
     path = re.sub(r"<(?:\w+:)?(\w+)>", part, rule)
-    return path + draw(st.sampled_from(("",) * 8 + ("/", "//", "?a=b", "?", "#x", "/..", "/%2e%2e/x", ";a")))
+    end: str = draw(st.sampled_from(("",) * 8 + ("/", "//", "?a=b", "?", "#x", "/..", "/%2e%2e/x", ";a")))
+    return path + end
 
 
 _values = st.one_of(
@@ -184,16 +187,6 @@ HAPROXY: Final = (
 """A configuration that can be started wherever the port is free."""
 
 
-@st.composite
-def damaged(draw: st.DrawFn, content: bytes) -> bytes:
-    """Bytes with holes and other bytes in them, or cut off."""
-    for _ in range(draw(st.integers(1, 3))):
-        where = draw(st.integers(0, len(content)))
-        length = draw(st.integers(0, 40) | st.just(len(content)))
-        content = content[:where] + draw(st.binary(max_size=8)) + content[where + length :]
-    return content
-
-
 def _any_of(*fitting: bytes) -> st.SearchStrategy[bytes]:
     contents = st.sampled_from(fitting)
     return st.one_of(contents, contents, contents.flatmap(damaged))
@@ -229,7 +222,8 @@ _odd_bodies = st.one_of(
 def bodies(draw: st.DrawFn, rule: str) -> bytes:
     """Mostly what belongs to a rule, otherwise anything."""
     fitting = _FITTING_BODIES.get(rule.rpartition("/")[2], _objects)
-    return draw(fitting if draw(st.integers(0, 4)) else _odd_bodies)
+    body: bytes = draw(fitting if draw(st.integers(0, 4)) else _odd_bodies)
+    return body
 
 
 _header_texts = st.text(st.characters(min_codepoint=32, max_codepoint=255, blacklist_characters="\x7f"), max_size=12)

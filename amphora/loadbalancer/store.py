@@ -17,12 +17,14 @@ import socket
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from attrs import asdict, frozen
 
 from amphora.files import (
     beside,
     make_directory,
+    remembered,
     remove_unfinished,
     rename_synced,
     replace_file,
@@ -211,17 +213,7 @@ def load_state(files: InstanceFiles) -> InstanceState:
     A memory that is missing or damaged gives way to what can be seen: a configuration and a pid file are what
     an instance that should run leaves behind.
     """
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        known = json.loads(files.state.read_bytes())
-        return InstanceState(
-            amphora_id=str(known["amphora_id"]),
-            should_run=known["should_run"] is True,
-            refused=known["refused"] is True,
-            deleted=known["deleted"] is True,
-            kept=known.get("kept") is True,
-            vips_stay=known.get("vips_stay") is True,
-        )
-    return InstanceState(
+    return remembered(files.state, _decode_state) or InstanceState(
         should_run=files.config.exists() and files.pid_file.exists(), refused=not files.config.exists()
     )
 
@@ -230,6 +222,21 @@ def save_state(files: InstanceFiles, state: InstanceState) -> None:
     """@raise OSError: as the system says; what was remembered before still is then."""
     make_directory(files.directory)
     replace_file(files.state, _encode_state(state))
+
+
+def _decode_state(known: Any) -> InstanceState:
+    """@raise ValueError, TypeError, KeyError, AttributeError: for what is none."""
+    amphora_id = known["amphora_id"]
+    if amphora_id != "" and not UUID.fullmatch(amphora_id):
+        raise ValueError("it names no amphora")
+    return InstanceState(
+        amphora_id=amphora_id,
+        should_run=known["should_run"] is True,
+        refused=known["refused"] is True,
+        deleted=known["deleted"] is True,
+        kept=known.get("kept") is True,
+        vips_stay=known.get("vips_stay") is True,
+    )
 
 
 def _encode_state(state: InstanceState) -> bytes:

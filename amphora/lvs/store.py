@@ -20,7 +20,7 @@ from typing import ClassVar
 
 from attrs import frozen
 
-from amphora.files import beside, remove_unfinished, replace_file, sync_directory
+from amphora.files import beside, remembered, remove_unfinished, replace_file, sync_directory
 from amphora.keepalived import files as keepalived_files
 from amphora.keepalived.files import KeepalivedFiles, make_open_directory
 from amphora.keepalived.process import Program
@@ -126,8 +126,9 @@ def prepare(files: LvsFiles) -> None:
 
 def load_should_run(files: LvsFiles) -> bool:
     """The controller's wish; one that is missing or damaged gives way to what a keepalived leaves behind."""
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        return json.loads(files.state.read_bytes())["should_run"] is True
+    wish = remembered(files.state, lambda known: bool(known["should_run"] is True))
+    if wish is not None:
+        return wish
     return files.running.exists() and files.pid_file.exists()
 
 

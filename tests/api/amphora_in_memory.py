@@ -60,7 +60,6 @@ from amphora.vrrp.store import VrrpFiles
 from amphora.vrrp.topology import AmphoraTopology
 from tests.odd_requests import AMPHORA_ID, CONFIG, MAC, OTHER_MAC, REFUSED
 
-
 _AUTHORITY = Authority.create()
 _SERVER = _AUTHORITY.issue(AMPHORA_ID).pem(Part.KEY, Part.CERTIFICATE)
 _SETSID = "setsid"
@@ -159,6 +158,9 @@ class AmphoraInMemory:
         def make_haproxy(places: InstanceFiles, died: Callable[[], None], spoke: Callable[[], None]) -> Haproxy:
             return Haproxy(reactor, blocking, program, notify, kept, places, died, spoke)
 
+        def keepalived_changed() -> None:
+            topology.keepalived_changed()
+
         async def expect(what: object) -> None: ...
         async def prepare_kernel(balances: bool) -> None: ...
         async def prepare(new: Settings) -> Sequence[str]:
@@ -200,7 +202,7 @@ class AmphoraInMemory:
             blocking,
             KeepalivedProgram("/no/keepalived", "", None),
             VrrpFiles(store.vrrp),
-            changed=lambda: topology.keepalived_changed(),
+            changed=keepalived_changed,
         )
         topology = AmphoraTopology.create(
             self.reactor,

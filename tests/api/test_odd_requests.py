@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.answers import Answer, problem, read_answers
+from tests.answers import problem, read_answers
 from tests.api.amphora_in_memory import AmphoraInMemory
-from tests.odd_requests import HAPROXY, IDS, OddRequest, damaged, requests, routes
+from tests.damage import damaged
+from tests.odd_requests import HAPROXY, IDS, OddRequest, requests, routes
 
 _QUESTIONS = tuple(
     f"GET {path} HTTP/1.1\r\n\r\n".encode()
@@ -61,7 +62,7 @@ class OddRequestTests(SynchronousTestCase):
                 self.assertIsNone(problem("", "", answer), answer)
             self.assert_well(one, log)
 
-    def assert_well(self, one: AmphoraInMemory, log: list[LogEvent]) -> None:
+    def assert_well(self, one: AmphoraInMemory, log: Sequence[LogEvent]) -> None:
         """It answers what can be asked, it has written nothing where it should not, its log has no traceback."""
         for question in _QUESTIONS:
             (answer,) = read_answers(one.exchange(question), "GET")
