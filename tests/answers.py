@@ -5,7 +5,7 @@ from __future__ import annotations
 import email
 import json
 import re
-from typing import Final
+from typing import Any, Final
 
 from attrs import field, frozen
 
@@ -27,6 +27,10 @@ class Answer:
     status: int
     headers: dict[str, str]
     body: bytes = field(repr=lambda body: repr(body[:300]))
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
 
 
 def read_answers(data: bytes, method: str) -> list[Answer]:

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from attrs import define, field
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IProcessTransport, ITransport
 from twisted.internet.testing import StringTransport
 
@@ -26,10 +26,11 @@ from amphora.api.tls import MutualTLS, TLSFiles
 from amphora.api.v0_1 import V01
 from amphora.api.v1_0 import V10
 from amphora.blocking import AtOnce
-from amphora.config import Settings, load_settings
+from amphora.config import Settings
+from amphora.health.counters import Counters
 from amphora.health.sender import HeartbeatReport
 from amphora.keepalived import files
-from amphora.live_settings import LiveSettings
+from amphora.live_settings import LiveSettings, load_usable_settings
 from amphora.loadbalancer.final_logs import Nowhere
 from amphora.loadbalancer.haproxy import Haproxy, HaproxyProgram
 from amphora.loadbalancer.instance import Surroundings
@@ -62,6 +63,7 @@ from tests.odd_requests import AMPHORA_ID, CONFIG, MAC, OTHER_MAC, REFUSED
 
 _AUTHORITY = Authority.create()
 _SERVER = _AUTHORITY.issue(AMPHORA_ID).pem(Part.KEY, Part.CERTIFICATE)
+_BOOT = "a boot"
 _SETSID = "setsid"
 """What starts all that is to go on running; here it is missing."""
 _STEPS = (0.1,) * 20 + (1.0,) * 60 + (10.0,) * 20
@@ -123,26 +125,28 @@ class AmphoraInMemory:
     reactor: PlayedPrograms = field(init=False, factory=PlayedPrograms)
     kernel: FakeKernel = field(init=False, factory=FakeKernel)
     site: AmphoraSite = field(init=False)
-    _network: Network = field(init=False)
-    _keepalived: Keepalived = field(init=False)
+    begin: Callable[[], Deferred[None]] = field(init=False)
+    """Find what an earlier one left in the same directory, in the order in which an agent does."""
 
     def __attrs_post_init__(self) -> None:
         agent = self.directory / "agent"
-        agent.mkdir()
+        anew = not agent.exists()
+        agent.mkdir(exist_ok=True)
         base = agent / "base"
         reactor = cast(Any, self.reactor)
         blocking = AtOnce()
         config_file, server, ca = agent / "agent.conf", agent / "server.pem", agent / "ca.pem"
-        server.write_bytes(_SERVER)
-        ca.write_bytes(_AUTHORITY.certificate_pem)
-        config_file.write_bytes(CONFIG)
-        settings = load_settings(str(config_file))
+        if anew:
+            server.write_bytes(_SERVER)
+            ca.write_bytes(_AUTHORITY.certificate_pem)
+            config_file.write_bytes(CONFIG)
+        settings = load_usable_settings(str(config_file))
         store = Store(base, base / "certs")
         store.prepare()
         files.prepare(VrrpFiles(store.vrrp))
         for mac in (MAC, OTHER_MAC):
             self.kernel.new_link(mac)
-        network = self._network = Network(
+        network = Network(
             self.reactor,
             blocking,
             self.kernel,
@@ -197,7 +201,7 @@ class AmphoraInMemory:
             ),
             expect,
         )
-        keepalived = self._keepalived = Keepalived(
+        keepalived = Keepalived(
             reactor,
             blocking,
             KeepalivedProgram("/no/keepalived", "", None),
@@ -240,6 +244,7 @@ class AmphoraInMemory:
             lvs_processes=lambda: len(lvs_listeners.processes()),
             **common,
         )
+        counters = Counters(base, boot_id=_BOOT, agent_started=1)
         live = LiveSettings(config_file, settings, blocking, lambda new: None, prepare, lambda now: None)
         api = AmphoraAPI(
             info,
@@ -254,6 +259,18 @@ class AmphoraInMemory:
             spool=store,
             limits=Limits(),
         )
+
+        async def begin() -> None:
+            await topology.load()
+            await network.put_back()
+            await instances.adopt()
+            await lvs_listeners.adopt()
+            await keepalived.adopt()
+            topology.resume()
+            counters.load()
+            await live.keep()
+
+        self.begin = lambda: Deferred.fromCoroutine(begin())
 
     def exchange(self, *segments: bytes) -> bytes:
         """Send segments, and wait as long as it takes; all that was answered.  The client leaves then."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from attrs import asdict
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from amphora.loadbalancer import store
@@ -161,12 +162,16 @@ class StateTests(StoreTestCase):
         self.assertEqual(InstanceState(), store.load_state(self.files))
 
     def test_damaged(self) -> None:
-        """A memory that is damaged in any way gives way to what lies there."""
+        """A memory that is damaged in any way gives way to what lies there, and the log tells it."""
         self.accepted()
         whole = json.dumps(asdict(RUNNING))
-        for content in (b"", b"\0\0", b"[]", b"7", b"{}", b"null", whole[:-5].encode(), b"9" * 5000, b'"\xff"'):
+        peerless = json.dumps({**asdict(RUNNING), "amphora_id": "\ud800"}).encode()
+        damages = (b"", b"\0\0", b"[]", b"7", b"{}", b"null", whole[:-5].encode(), b"9" * 5000, b'"\xff"', peerless)
+        for content in (*damages, b"[" * 100_000):
             self.files.state.write_bytes(content)
-            self.assertEqual(InstanceState(), store.load_state(self.files), content)
+            with capturedLogs() as log:
+                self.assertEqual(InstanceState(), store.load_state(self.files), content)
+            self.assertIn(f"{self.files.state} cannot be used: ", formatEvent(log[0]))
         self.files.state.unlink()
         self.files.state.mkdir()
         self.assertEqual(InstanceState(), store.load_state(self.files))

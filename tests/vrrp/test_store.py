@@ -83,7 +83,7 @@ class StateTests(StoreTestCase):
         """A memory that is missing or damaged gives way to what a running keepalived leaves."""
         self.assertEqual(VrrpState(), store.load_state(self.files))
         self.ran(b"one")
-        for content in (b"", b"{", b"[]", b'{"should_run": true}', b"\xff"):
+        for content in (b"", b"{", b"[]", b'{"should_run": true}', b"\xff", b"[" * 100_000):
             self.files.state.write_bytes(content)
             self.assertEqual(VrrpState(), store.load_state(self.files))
         self.files.pid_file.touch()
