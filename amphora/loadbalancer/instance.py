@@ -810,7 +810,7 @@ class Instance:
     async def _adopt(self, family: Family) -> None:
         def look() -> tuple[InstanceState, HaproxyConfig | None, HaproxyConfig | None, bool]:
             return (
-                store.load_state(self._files),
+                store.load_state(self._files, runs=bool(family.masters)),
                 store.read_config(self._files.config),
                 store.read_config(self._files.running),
                 self._files.previous.exists(),

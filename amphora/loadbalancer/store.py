@@ -206,15 +206,17 @@ class Store:
         return handle, Path(name)
 
 
-def load_state(files: InstanceFiles) -> InstanceState:
+def load_state(files: InstanceFiles, *, runs: bool = False) -> InstanceState:
     """
     What is remembered.
 
-    A memory that is missing or damaged gives way to what can be seen: a configuration and a pid file are what
-    an instance that should run leaves behind.
+    A memory that is missing or damaged gives way to what can be seen: a configuration, and a haproxy or its pid file,
+    are what an instance that should run leaves behind.
+
+    @param runs: Is there a haproxy of this instance?
     """
     return remembered(files.state, _decode_state) or InstanceState(
-        should_run=files.config.exists() and files.pid_file.exists(), refused=not files.config.exists()
+        should_run=files.config.exists() and (runs or files.pid_file.exists()), refused=not files.config.exists()
     )
 
 

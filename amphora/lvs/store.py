@@ -124,12 +124,16 @@ def prepare(files: LvsFiles) -> None:
             replace_file(files.given, wanted)
 
 
-def load_should_run(files: LvsFiles) -> bool:
-    """The controller's wish; one that is missing or damaged gives way to what a keepalived leaves behind."""
+def load_should_run(files: LvsFiles, *, runs: bool = False) -> bool:
+    """
+    The controller's wish; one that is missing or damaged gives way to what a keepalived leaves behind.
+
+    @param runs: Is there a keepalived of this listener?
+    """
     wish = remembered(files.state, lambda known: bool(known["should_run"] is True))
     if wish is not None:
         return wish
-    return files.running.exists() and files.pid_file.exists()
+    return files.running.exists() and (runs or files.pid_file.exists())
 
 
 def save_should_run(files: LvsFiles, wish: bool) -> None:

@@ -58,13 +58,19 @@ class VrrpFiles(KeepalivedFiles):
         return (f'vrrp_notify_fifo "{self.fifo}" root root',)
 
 
-def load_state(files: VrrpFiles) -> VrrpState:
-    """What is remembered; a memory that is missing or damaged gives way to what a keepalived leaves behind."""
+def load_state(files: VrrpFiles, *, runs: bool = False) -> VrrpState:
+    """
+    What is remembered; a memory that is missing or damaged gives way to what a keepalived leaves behind.
+
+    @param runs: Is there a keepalived of ours?
+    """
 
     def read(known: Any) -> VrrpState:
         return VrrpState(should_run=known["should_run"] is True, retired=known["retired"] is True)
 
-    return remembered(files.state, read) or VrrpState(should_run=files.running.exists() and files.pid_file.exists())
+    return remembered(files.state, read) or VrrpState(
+        should_run=files.running.exists() and (runs or files.pid_file.exists())
+    )
 
 
 def save_state(files: VrrpFiles, state: VrrpState) -> None:

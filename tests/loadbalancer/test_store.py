@@ -151,7 +151,7 @@ class StateTests(StoreTestCase):
             self.assertEqual(0o600, stat.S_IMODE(self.files.state.stat().st_mode))
 
     def test_nothing_remembered(self) -> None:
-        """Without a memory, what lies there tells: a configuration and a pid file mean that it should run."""
+        """Without a memory a configuration, and a haproxy or its pid file, tell that it should run."""
         self.assertEqual(InstanceState(refused=True), store.load_state(self.files))
         self.files.directory.mkdir()
         self.files.pid_file.touch()
@@ -160,6 +160,7 @@ class StateTests(StoreTestCase):
         self.assertEqual(InstanceState(should_run=True), store.load_state(self.files))
         self.files.pid_file.unlink()
         self.assertEqual(InstanceState(), store.load_state(self.files))
+        self.assertEqual(InstanceState(should_run=True), store.load_state(self.files, runs=True))
 
     def test_damaged(self) -> None:
         """A memory that is damaged in any way gives way to what lies there, and the log tells it."""

@@ -112,6 +112,7 @@ class UploadTests(StoreTestCase):
             self.assertFalse(store.load_should_run(self.files))
         self.files.state.unlink()
         keepalived_files.begin_run(self.files)
+        self.assertTrue(store.load_should_run(self.files, runs=True))
         self.files.pid_file.touch()
         self.assertTrue(store.load_should_run(self.files))
 

@@ -86,6 +86,7 @@ class StateTests(StoreTestCase):
         for content in (b"", b"{", b"[]", b'{"should_run": true}', b"\xff", b"[" * 100_000):
             self.files.state.write_bytes(content)
             self.assertEqual(VrrpState(), store.load_state(self.files))
+        self.assertEqual(RUNNING, store.load_state(self.files, runs=True))
         self.files.pid_file.touch()
         self.assertEqual(RUNNING, store.load_state(self.files))
 
