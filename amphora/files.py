@@ -63,6 +63,14 @@ def remembered(path: Path, read: Callable[[Any], T]) -> T | None:
         return None
 
 
+def flag(known: Any, name: str) -> bool:
+    """What a record says yes or no to.  @raise ValueError, TypeError, KeyError: if it says neither."""
+    value = known[name]
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is neither true nor false")
+    return value
+
+
 def make_directory(path: Path) -> None:
     """Make a directory for us alone, where there is none, and wait until the disk has it."""
     try:

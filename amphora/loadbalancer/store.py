@@ -23,6 +23,7 @@ from attrs import asdict, frozen
 
 from amphora.files import (
     beside,
+    flag,
     make_directory,
     remembered,
     remove_unfinished,
@@ -215,9 +216,23 @@ def load_state(files: InstanceFiles, *, runs: bool = False) -> InstanceState:
 
     @param runs: Is there a haproxy of this instance?
     """
-    return remembered(files.state, _decode_state) or InstanceState(
-        should_run=files.config.exists() and (runs or files.pid_file.exists()), refused=not files.config.exists()
-    )
+    state = remembered(files.state, _decode_state)
+    if state is None:
+        accepted = files.config.exists() or files.running.exists()
+        return InstanceState(should_run=accepted and (runs or files.pid_file.exists()), refused=not accepted)
+    return state
+
+
+def recover_upload(files: InstanceFiles) -> bool:
+    """
+    Where the upload is lost, and what ran last is not, that takes its place.
+
+    @return: Was it so?
+    """
+    if files.config.exists() or not files.running.exists():
+        return False
+    os.link(files.running, files.config)
+    return True
 
 
 def save_state(files: InstanceFiles, state: InstanceState) -> None:
@@ -233,9 +248,9 @@ def _decode_state(known: Any) -> InstanceState:
         raise ValueError("it names no amphora")
     return InstanceState(
         amphora_id=amphora_id,
-        should_run=known["should_run"] is True,
-        refused=known["refused"] is True,
-        deleted=known["deleted"] is True,
+        should_run=flag(known, "should_run"),
+        refused=flag(known, "refused"),
+        deleted=flag(known, "deleted"),
         kept=known.get("kept") is True,
         vips_stay=known.get("vips_stay") is True,
     )

@@ -20,7 +20,7 @@ from typing import ClassVar
 
 from attrs import frozen
 
-from amphora.files import beside, remembered, remove_unfinished, replace_file, sync_directory
+from amphora.files import beside, flag, remembered, remove_unfinished, replace_file, sync_directory
 from amphora.keepalived import files as keepalived_files
 from amphora.keepalived.files import KeepalivedFiles, make_open_directory
 from amphora.keepalived.process import Program
@@ -130,7 +130,7 @@ def load_should_run(files: LvsFiles, *, runs: bool = False) -> bool:
 
     @param runs: Is there a keepalived of this listener?
     """
-    wish = remembered(files.state, lambda known: bool(known["should_run"] is True))
+    wish = remembered(files.state, lambda known: flag(known, "should_run"))
     if wish is not None:
         return wish
     return files.running.exists() and (runs or files.pid_file.exists())

@@ -14,7 +14,7 @@ from typing import Any
 
 from attrs import asdict, frozen
 
-from amphora.files import remembered, replace_file
+from amphora.files import flag, remembered, replace_file
 from amphora.keepalived.files import KeepalivedFiles
 from amphora.vrrp.keepalived_config import KeepalivedConfig, parse_config
 
@@ -66,7 +66,7 @@ def load_state(files: VrrpFiles, *, runs: bool = False) -> VrrpState:
     """
 
     def read(known: Any) -> VrrpState:
-        return VrrpState(should_run=known["should_run"] is True, retired=known["retired"] is True)
+        return VrrpState(should_run=flag(known, "should_run"), retired=flag(known, "retired"))
 
     return remembered(files.state, read) or VrrpState(
         should_run=files.running.exists() and (runs or files.pid_file.exists())

@@ -162,6 +162,15 @@ class StateTests(StoreTestCase):
         self.assertEqual(InstanceState(), store.load_state(self.files))
         self.assertEqual(InstanceState(should_run=True), store.load_state(self.files, runs=True))
 
+    def test_lost_upload(self) -> None:
+        """An upload that is lost is what ran last, where anything did: also if nothing is remembered."""
+        self.files.directory.mkdir()
+        self.assertFalse(store.recover_upload(self.files))
+        self.files.running.write_bytes(b"ran")
+        self.assertEqual(InstanceState(should_run=True), store.load_state(self.files, runs=True))
+        self.assertTrue(store.recover_upload(self.files))
+        self.assertEqual((b"ran", False), (self.files.config.read_bytes(), store.recover_upload(self.files)))
+
     def test_damaged(self) -> None:
         """A memory that is damaged in any way gives way to what lies there, and the log tells it."""
         self.accepted()
