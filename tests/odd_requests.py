@@ -87,11 +87,11 @@ def paths(draw: st.DrawFn, rule: str) -> str:
 
     def part(found: re.Match[str]) -> str:
         fitting = _FITTING.get(found[1], _any_segment)
-        segment: str = draw(fitting if draw(st.integers(0, 3)) else _any_segment)
+        segment: str = draw(fitting if draw(st.integers(0, 4)) < 4 else _any_segment)
         return segment
 
     path = re.sub(r"<(?:\w+:)?(\w+)>", part, rule)
-    end: str = draw(st.sampled_from(("",) * 8 + ("/", "//", "?a=b", "?", "#x", "/..", "/%2e%2e/x", ";a")))
+    end: str = draw(st.sampled_from(("",) * 40 + ("/", "//", "?a=b", "?", "#x", "/..", "/%2e%2e/x", ";a")))
     return path + end
 
 
@@ -222,7 +222,7 @@ _odd_bodies = st.one_of(
 def bodies(draw: st.DrawFn, rule: str) -> bytes:
     """Mostly what belongs to a rule, otherwise anything."""
     fitting = _FITTING_BODIES.get(rule.rpartition("/")[2], _objects)
-    body: bytes = draw(fitting if draw(st.integers(0, 4)) else _odd_bodies)
+    body: bytes = draw(fitting if draw(st.integers(0, 4)) < 4 else _odd_bodies)
     return body
 
 
@@ -288,15 +288,15 @@ class OddRequest:
 def requests(draw: st.DrawFn) -> OddRequest:
     """Requests, mostly of a route's own method, some of which do what they ask for."""
     method, rule = draw(st.sampled_from(routes()))
-    if not draw(st.integers(0, 9)):
+    if draw(st.integers(0, 9)) == 9:
         method = draw(
             st.sampled_from(("GET", "HEAD", "PUT", "POST", "DELETE", "PATCH", "OPTIONS", "TRACE", "get", "put", "M-X"))
         )
     path = draw(paths(rule))
-    if not draw(st.integers(0, 19)):
+    if draw(st.integers(0, 19)) == 19:
         path = draw(
             st.sampled_from(("/v0.2/info", "/1.0", "/1.0/", "/v0.1", "//1.0/info", "/1.0//info", "/favicon.ico"))
         )
     headers = draw(st.lists(_headers, max_size=2))
-    body = draw(bodies(rule)) if method in ("PUT", "POST") or not draw(st.integers(0, 9)) else None
-    return OddRequest(method, path, tuple(headers), body, draw(st.integers(0, 4)) == 0)
+    body = draw(bodies(rule)) if method in ("PUT", "POST") or draw(st.integers(0, 9)) == 9 else None
+    return OddRequest(method, path, tuple(headers), body, draw(st.integers(0, 4)) == 4)

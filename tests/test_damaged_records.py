@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
@@ -18,6 +18,7 @@ from tests.answers import problem, read_answers
 from tests.api.amphora_in_memory import AmphoraInMemory
 from tests.api.test_odd_requests import MEMORY, QUESTIONS
 from tests.damage import contents, damaged
+from tests.integration.support import count
 from tests.odd_requests import CONFIG, HAPROXY, IDS, LVS, MAC, OTHER_MAC, OddRequest
 from tests.vrrp.test_keepalived_config import OCTAVIA as KEEPALIVED
 
@@ -81,6 +82,7 @@ class DamagedRecordTests(SynchronousTestCase):
         expected |= {FILE_NAME, "eth1.json", "eth2.json", "nftables-vip.rules", "agent.conf", "a.pem", "given.conf"}
         self.assertEqual(set(), expected - names)
 
+    @settings(max_examples=count(100, 2000))
     @given(st.data())
     def test_damaged(self, data: st.DataObject) -> None:
         """Whatever has become of some of them, the next agent is ready and well, and says what it cannot use."""

@@ -13,12 +13,7 @@ from pathlib import Path
 from attrs import define, field
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    invariant,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from twisted.internet.threads import deferToThread
 
 from amphora.testing.pki import Authority, Part
@@ -29,7 +24,7 @@ from tests.integration.support import count, requires
 from tests.odd_requests import HAPROXY, IDS, OddRequest, requests
 
 REQUESTS = count(250, 4000)
-SEQUENCES, STEPS = count(6, 60), count(12, 30)
+SEQUENCES, STEPS = count(8, 60), count(12, 30)
 
 _MAC = re.compile(rb"(?:[0-9a-f]{2}[:-]){5}", re.IGNORECASE)
 _BIND = re.compile(rb"\s*bind 127\.0\.0\.1:20080")
@@ -199,6 +194,12 @@ class Operations(RuleBasedStateMachine):
         config = self._balancers[place].config() + (b"# renewed\n" if renewed else b"")
         self.status(self.call("PUT", place, "{id}/{id}/haproxy", config), 201)
         self._expected.setdefault(place, Expected()).config = config
+
+    @initialize()
+    def begin(self) -> None:
+        """One listener serves to begin with: most of what can be done is done to such a one."""
+        self.upload(0, False)
+        self.start(0, "start")
 
     @rule(place=_places)
     def upload_refused(self, place: int) -> None:
