@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, Final, TypeVar
 
+from twisted.logger import Logger
+
+T = TypeVar("T")
+
+DAMAGED: Final = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+"""What it may end in when JSON is read that is no longer what was written."""
+
+_log = Logger()
 _UNFINISHED = ".*.new"
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
@@ -30,6 +41,34 @@ def remove_unfinished(directory: Path) -> None:
     """Take away what was being made in a directory when an earlier agent was killed."""
     for path in directory.glob(_UNFINISHED):
         path.unlink(missing_ok=True)
+
+
+def remembered(path: Path, read: Callable[[Any], T]) -> T | None:
+    """
+    What a JSON file of ours remembers.
+
+    @param read: Makes it of the JSON; may raise any of L{DAMAGED}.
+    @return: None where there is no such file, or none that can be used, which is logged.
+    """
+    try:
+        return read(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (OSError, *DAMAGED) as error:
+        _log.error(
+            "{path} cannot be used: {problem}. What runs counts in its place, and what else there is",
+            path=str(path),
+            problem=repr(error),
+        )
+        return None
+
+
+def flag(known: Any, name: str) -> bool:
+    """What a record says yes or no to.  @raise ValueError, TypeError, KeyError: if it says neither."""
+    value = known[name]
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is neither true nor false")
+    return value
 
 
 def make_directory(path: Path) -> None:

@@ -139,13 +139,22 @@ class AmphoraRequest(Request):
         return b"amphora"
 
     def process(self) -> None:
-        problem = path_problem(self.path)
+        problem = method_problem(self.method) or path_problem(self.path)
         if problem is None:
             super().process()
         else:
             answer = edge_answer(self.path, ErrorAnswer(400, "Bad Request", problem))
             self.write(answer_json(self, answer.status, answer.body))
             self.finish()
+
+
+def method_problem(method: bytes) -> str | None:
+    """
+    What is wrong with a method before any route is looked for; None where nothing is.
+
+    `put` is not `PUT` (RFC 9110, 9.1).  Routes are found for both, but where a body is kept is told by one of them.
+    """
+    return None if method == method.upper() else "The method is not written in capital letters"
 
 
 def path_problem(path: bytes) -> str | None:

@@ -104,10 +104,10 @@ class Processes:
 def parse_processes(answer: bytes) -> Processes:
     """@raise NoAnswer: for an answer that is not a table of processes, as a master that is reloading gives."""
     text = answer.decode("ascii", "replace")
-    master = re.search(r"^\d+\s+master\s+(\d+)", text, re.MULTILINE)
+    master = re.search(r"^\d+\s+master\s+(\d{1,9})\b", text, re.MULTILINE)
     if master is None:
         raise NoAnswer("the master did not list its processes")
-    workers = re.findall(r"^(\d+)\s+worker\s+(\d+)", text, re.MULTILINE)
+    workers = re.findall(r"^(\d{1,9})\s+worker\s+(\d{1,9})\b", text, re.MULTILINE)
     return Processes(int(master[1]), tuple(Worker(int(pid), int(reloads)) for pid, reloads in workers))
 
 

@@ -809,8 +809,15 @@ class Instance:
 
     async def _adopt(self, family: Family) -> None:
         def look() -> tuple[InstanceState, HaproxyConfig | None, HaproxyConfig | None, bool]:
+            state = store.load_state(self._files, runs=bool(family.masters))
+            if not state.deleted and store.recover_upload(self._files):
+                self._log.warn(
+                    "{instance}: {path} is lost; the configuration that ran last takes its place",
+                    instance=self.instance_id,
+                    path=str(self._files.config),
+                )
             return (
-                store.load_state(self._files),
+                state,
                 store.read_config(self._files.config),
                 store.read_config(self._files.running),
                 self._files.previous.exists(),

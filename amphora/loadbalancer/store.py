@@ -17,12 +17,15 @@ import socket
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from attrs import asdict, frozen
 
 from amphora.files import (
     beside,
+    flag,
     make_directory,
+    remembered,
     remove_unfinished,
     rename_synced,
     replace_file,
@@ -204,32 +207,53 @@ class Store:
         return handle, Path(name)
 
 
-def load_state(files: InstanceFiles) -> InstanceState:
+def load_state(files: InstanceFiles, *, runs: bool = False) -> InstanceState:
     """
     What is remembered.
 
-    A memory that is missing or damaged gives way to what can be seen: a configuration and a pid file are what
-    an instance that should run leaves behind.
+    A memory that is missing or damaged gives way to what can be seen: a configuration, and a haproxy or its pid file,
+    are what an instance that should run leaves behind.
+
+    @param runs: Is there a haproxy of this instance?
     """
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        known = json.loads(files.state.read_bytes())
-        return InstanceState(
-            amphora_id=str(known["amphora_id"]),
-            should_run=known["should_run"] is True,
-            refused=known["refused"] is True,
-            deleted=known["deleted"] is True,
-            kept=known.get("kept") is True,
-            vips_stay=known.get("vips_stay") is True,
-        )
-    return InstanceState(
-        should_run=files.config.exists() and files.pid_file.exists(), refused=not files.config.exists()
-    )
+    state = remembered(files.state, _decode_state)
+    if state is None:
+        accepted = files.config.exists() or files.running.exists()
+        return InstanceState(should_run=accepted and (runs or files.pid_file.exists()), refused=not accepted)
+    return state
+
+
+def recover_upload(files: InstanceFiles) -> bool:
+    """
+    Where the upload is lost, and what ran last is not, that takes its place.
+
+    @return: Was it so?
+    """
+    if files.config.exists() or not files.running.exists():
+        return False
+    os.link(files.running, files.config)
+    return True
 
 
 def save_state(files: InstanceFiles, state: InstanceState) -> None:
     """@raise OSError: as the system says; what was remembered before still is then."""
     make_directory(files.directory)
     replace_file(files.state, _encode_state(state))
+
+
+def _decode_state(known: Any) -> InstanceState:
+    """@raise ValueError, TypeError, KeyError, AttributeError: for what is none."""
+    amphora_id = known["amphora_id"]
+    if amphora_id != "" and not UUID.fullmatch(amphora_id):
+        raise ValueError("it names no amphora")
+    return InstanceState(
+        amphora_id=amphora_id,
+        should_run=flag(known, "should_run"),
+        refused=flag(known, "refused"),
+        deleted=flag(known, "deleted"),
+        kept=known.get("kept") is True,
+        vips_stay=known.get("vips_stay") is True,
+    )
 
 
 def _encode_state(state: InstanceState) -> bytes:

@@ -20,7 +20,17 @@ from attrs import frozen
 
 from amphora.network.inside import inside
 from amphora.sample import Traffic
-from amphora.system.netlink import ACKNOWLEDGED, ANSWER_SIZE, DUMP, REQUEST, answers, attribute, attributes, question
+from amphora.system.netlink import (
+    ACKNOWLEDGED,
+    ANSWER_SIZE,
+    DUMP,
+    REQUEST,
+    answers,
+    attribute,
+    attributes,
+    question,
+    understood,
+)
 
 TABLE: Final = "/proc/thread-self/net/ip_vs"
 """C{/proc/net} would be that of the main thread's namespace."""
@@ -96,7 +106,7 @@ def _read() -> Ipvs:
         raise IpvsMissing from None
     try:
         return Ipvs(table, _read_counters())
-    except (OSError, struct.error) as problem:
+    except OSError as problem:
         return Ipvs(table, None, str(problem))
 
 
@@ -142,8 +152,9 @@ def family_question(name: str) -> bytes:
     )
 
 
+@understood()
 def parse_family(datagrams: Iterator[bytes]) -> int:
-    """@raise OSError: if there is no such family."""
+    """@raise OSError: if there is no such family, or the answer makes no sense."""
     number = 0
     for kind, _, body in answers(datagrams):
         if kind == _CONTROL:
@@ -151,11 +162,12 @@ def parse_family(datagrams: Iterator[bytes]) -> int:
     return number
 
 
+@understood()
 def parse_counters(datagrams: Iterator[bytes]) -> dict[Service, Traffic]:
     """
     Read the answer to a question for all services.
 
-    @raise OSError: the kernel's refusal.
+    @raise OSError: the kernel's refusal, or if its answer makes no sense.
     """
     counters: dict[Service, Traffic] = {}
     for _, _, body in answers(datagrams):

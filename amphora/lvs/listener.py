@@ -346,7 +346,7 @@ class LvsListener:
             return (
                 files.run_is_confirmed(self._files),
                 self._files.config.exists(),
-                store.load_should_run(self._files),
+                store.load_should_run(self._files, runs=bool(family.masters)),
                 store.read_config(self._files.config),
                 store.read_config(self._files.running),
             )

@@ -20,7 +20,7 @@ from typing import ClassVar
 
 from attrs import frozen
 
-from amphora.files import beside, remove_unfinished, replace_file, sync_directory
+from amphora.files import beside, flag, remembered, remove_unfinished, replace_file, sync_directory
 from amphora.keepalived import files as keepalived_files
 from amphora.keepalived.files import KeepalivedFiles, make_open_directory
 from amphora.keepalived.process import Program
@@ -124,11 +124,16 @@ def prepare(files: LvsFiles) -> None:
             replace_file(files.given, wanted)
 
 
-def load_should_run(files: LvsFiles) -> bool:
-    """The controller's wish; one that is missing or damaged gives way to what a keepalived leaves behind."""
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        return json.loads(files.state.read_bytes())["should_run"] is True
-    return files.running.exists() and files.pid_file.exists()
+def load_should_run(files: LvsFiles, *, runs: bool = False) -> bool:
+    """
+    The controller's wish; one that is missing or damaged gives way to what a keepalived leaves behind.
+
+    @param runs: Is there a keepalived of this listener?
+    """
+    wish = remembered(files.state, lambda known: flag(known, "should_run"))
+    if wish is not None:
+        return wish
+    return files.running.exists() and (runs or files.pid_file.exists())
 
 
 def save_should_run(files: LvsFiles, wish: bool) -> None:

@@ -45,6 +45,7 @@ from amphora.network.steps import (
     StepFailed,
     Undoing,
 )
+from amphora.system.netlink import understood
 
 T = TypeVar("T")
 Netlink = Any
@@ -72,9 +73,10 @@ def look(namespace: str) -> Snapshot:
     """
     Read a namespace (empty: our own).
 
-    @raise OSError: if it cannot be entered, or the kernel does not tell.
+    @raise OSError: if it cannot be entered, or the kernel does not tell, or nothing that makes sense.
     """
-    return inside(namespace, lambda: _run(_look))
+    with understood():
+        return inside(namespace, lambda: _run(_look))
 
 
 def carry_out(namespace: str, changes: Sequence[Change | Undoing]) -> None:

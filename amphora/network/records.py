@@ -21,7 +21,7 @@ from typing import Any
 
 from attrs import frozen
 
-from amphora.files import remove_unfinished, replace_file, sync_directory
+from amphora.files import DAMAGED, remove_unfinished, replace_file, sync_directory
 from amphora.network.dhcp import Lease
 from amphora.network.plan import Port, Vip, Wanted
 from amphora.network.state import (
@@ -65,7 +65,7 @@ class Records:
                 if port.mac in ports:
                     raise ValueError(f"has the MAC address of {ports[port.mac].name}")
                 ports[port.mac] = port
-            except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            except (OSError, *DAMAGED) as error:
                 problems.append(f"{path}: {error!r}")
         return list(ports.values()), problems
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from attrs import frozen
 
 from amphora.network.inside import inside
-from amphora.system.netlink import ANSWER_SIZE, DUMP, INTERRUPTED, REQUEST, answers, attributes, question
+from amphora.system.netlink import ANSWER_SIZE, DUMP, INTERRUPTED, REQUEST, answers, attributes, question, understood
 
 _LINK = struct.Struct("=BxHiII")
 """ifinfomsg: family, hardware type, index, flags, change mask."""
@@ -62,12 +62,13 @@ def _read() -> dict[str, LinkCounters]:
         return links
 
 
+@understood()
 def parse_links(datagrams: Iterator[bytes]) -> tuple[dict[str, LinkCounters], bool]:
     """
     Read the kernel's answer, as many datagrams as it takes.
 
     @return: The links, and whether none came or went while they were told.
-    @raise OSError: the kernel's refusal.
+    @raise OSError: the kernel's refusal, or if its answer makes no sense.
     """
     links: dict[str, LinkCounters] = {}
     whole = True

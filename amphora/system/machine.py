@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -13,6 +15,8 @@ from attrs import frozen
 from amphora.files import on_memory_file_system
 from amphora.process import ProcessIdentity
 from amphora.system.window import CpuTimes
+
+_FIGURE = re.compile(r"^(\w+):[ ]+([0-9]{1,15}) kB$", re.MULTILINE)
 
 TUNED_PROFILES: Final = Path("/etc/tuned/active_profile")
 
@@ -122,11 +126,8 @@ def read_cpu_times() -> CpuTimes:
 
 
 def parse_memory(meminfo: str) -> Memory:
-    """Read C{/proc/meminfo}."""
-    kilobytes = {}
-    for line in meminfo.splitlines():
-        name, _, value = line.partition(":")
-        kilobytes[name] = int(value.split()[0])
+    """Read C{/proc/meminfo}.  What it does not tell is 0."""
+    kilobytes = Counter({name: int(value) for name, value in _FIGURE.findall(meminfo)})
     return Memory(
         total=kilobytes["MemTotal"],
         free=kilobytes["MemFree"],

@@ -7,9 +7,11 @@ are those of C{linux/netlink.h}.)
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 REQUEST: Final = 0x1
@@ -28,6 +30,19 @@ _ATTRIBUTE = struct.Struct("=HH")
 _TYPE = 0x3FFF
 """Without the two bits that say how an attribute is written."""
 _ERROR, _DONE = 2, 3
+
+
+@contextmanager
+def understood() -> Iterator[None]:
+    """
+    Read an answer of the kernel's.
+
+    @raise OSError: if it makes no sense.
+    """
+    try:
+        yield
+    except (struct.error, LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise OSError(errno.EBADMSG, f"the kernel's answer makes no sense: {error!r}") from error
 
 
 def question(kind: int, flags: int, body: bytes) -> bytes:

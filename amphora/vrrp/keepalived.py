@@ -243,19 +243,21 @@ class Keepalived:
                 raise problem
 
     async def _adopt(self) -> None:
+        found = await self._blocking.run(find_families, self._program.path)
+        family = found.get(self._files.main, Family())
+
         def look() -> tuple[bool, VrrpState, KeepalivedConfig | None, KeepalivedConfig | None]:
             files.prepare(self._files)
             return (
                 files.run_is_confirmed(self._files),
-                store.load_state(self._files),
+                store.load_state(self._files, runs=bool(family.masters)),
                 store.read_config(self._files.config),
                 store.read_config(self._files.running),
             )
 
         confirmed, self._state, self.config, self._running = await self._blocking.run(look)
         await self._daemon.listen()
-        found = await self._blocking.run(find_families, self._program.path)
-        await self._daemon.adopt(found.get(self._files.main, Family()), self._running)
+        await self._daemon.adopt(family, self._running)
         process = self._daemon.process
         if process is None:
             if self._should_run:

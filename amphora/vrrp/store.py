@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from attrs import asdict, frozen
 
-from amphora.files import replace_file
+from amphora.files import flag, remembered, replace_file
 from amphora.keepalived.files import KeepalivedFiles
 from amphora.vrrp.keepalived_config import KeepalivedConfig, parse_config
 
@@ -58,12 +58,19 @@ class VrrpFiles(KeepalivedFiles):
         return (f'vrrp_notify_fifo "{self.fifo}" root root',)
 
 
-def load_state(files: VrrpFiles) -> VrrpState:
-    """What is remembered; a memory that is missing or damaged gives way to what a keepalived leaves behind."""
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        known = json.loads(files.state.read_bytes())
-        return VrrpState(should_run=known["should_run"] is True, retired=known["retired"] is True)
-    return VrrpState(should_run=files.running.exists() and files.pid_file.exists())
+def load_state(files: VrrpFiles, *, runs: bool = False) -> VrrpState:
+    """
+    What is remembered; a memory that is missing or damaged gives way to what a keepalived leaves behind.
+
+    @param runs: Is there a keepalived of ours?
+    """
+
+    def read(known: Any) -> VrrpState:
+        return VrrpState(should_run=flag(known, "should_run"), retired=flag(known, "retired"))
+
+    return remembered(files.state, read) or VrrpState(
+        should_run=files.running.exists() and (runs or files.pid_file.exists())
+    )
 
 
 def save_state(files: VrrpFiles, state: VrrpState) -> None:

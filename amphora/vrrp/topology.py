@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from amphora.blocking import BlockingCalls
-from amphora.files import make_directory, replace_file
+from amphora.files import DAMAGED, make_directory, replace_file
 from amphora.jobs import JobQueue
 from amphora.loadbalancer.errors import StorageFailed
 from amphora.process import ProcessIdentity
@@ -377,11 +377,11 @@ def _encode(record: _Record) -> bytes:
 
 def _decode(content: bytes) -> _Record:
     """@raise ValueError: if it is not what L{_encode} makes."""
-    known: Any = json.loads(content)
     try:
+        known: Any = json.loads(content)
         asked = TopologyRequest(known["topology"], known["role"], str(known["ha_ip"]), str(known["secret"]))
         moving = known["moving"] is True
-    except (KeyError, TypeError):
+    except DAMAGED:
         raise ValueError("it has another format") from None
     if asked.topology not in TOPOLOGIES or asked.role not in ROLES:
         raise ValueError("it names a topology or role that is not known")

@@ -11,6 +11,7 @@ from pathlib import Path
 from attrs import asdict
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from amphora.loadbalancer import store
@@ -150,7 +151,7 @@ class StateTests(StoreTestCase):
             self.assertEqual(0o600, stat.S_IMODE(self.files.state.stat().st_mode))
 
     def test_nothing_remembered(self) -> None:
-        """Without a memory, what lies there tells: a configuration and a pid file mean that it should run."""
+        """Without a memory a configuration, and a haproxy or its pid file, tell that it should run."""
         self.assertEqual(InstanceState(refused=True), store.load_state(self.files))
         self.files.directory.mkdir()
         self.files.pid_file.touch()
@@ -159,14 +160,28 @@ class StateTests(StoreTestCase):
         self.assertEqual(InstanceState(should_run=True), store.load_state(self.files))
         self.files.pid_file.unlink()
         self.assertEqual(InstanceState(), store.load_state(self.files))
+        self.assertEqual(InstanceState(should_run=True), store.load_state(self.files, runs=True))
+
+    def test_lost_upload(self) -> None:
+        """An upload that is lost is what ran last, where anything did: also if nothing is remembered."""
+        self.files.directory.mkdir()
+        self.assertFalse(store.recover_upload(self.files))
+        self.files.running.write_bytes(b"ran")
+        self.assertEqual(InstanceState(should_run=True), store.load_state(self.files, runs=True))
+        self.assertTrue(store.recover_upload(self.files))
+        self.assertEqual((b"ran", False), (self.files.config.read_bytes(), store.recover_upload(self.files)))
 
     def test_damaged(self) -> None:
-        """A memory that is damaged in any way gives way to what lies there."""
+        """A memory that is damaged in any way gives way to what lies there, and the log tells it."""
         self.accepted()
         whole = json.dumps(asdict(RUNNING))
-        for content in (b"", b"\0\0", b"[]", b"7", b"{}", b"null", whole[:-5].encode(), b"9" * 5000, b'"\xff"'):
+        peerless = json.dumps({**asdict(RUNNING), "amphora_id": "\ud800"}).encode()
+        damages = (b"", b"\0\0", b"[]", b"7", b"{}", b"null", whole[:-5].encode(), b"9" * 5000, b'"\xff"', peerless)
+        for content in (*damages, b"[" * 100_000):
             self.files.state.write_bytes(content)
-            self.assertEqual(InstanceState(), store.load_state(self.files), content)
+            with capturedLogs() as log:
+                self.assertEqual(InstanceState(), store.load_state(self.files), content)
+            self.assertIn(f"{self.files.state} cannot be used: ", formatEvent(log[0]))
         self.files.state.unlink()
         self.files.state.mkdir()
         self.assertEqual(InstanceState(), store.load_state(self.files))

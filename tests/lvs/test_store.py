@@ -107,11 +107,12 @@ class UploadTests(StoreTestCase):
         for wish in (True, False):
             store.save_should_run(self.files, wish)
             self.assertEqual(wish, store.load_should_run(self.files))
-        for content in (b"", b"[]", b'{"should_run": 1}', b"\xff"):
+        for content in (b"", b"[]", b'{"should_run": 1}', b"\xff", b"[" * 100_000):
             self.files.state.write_bytes(content)
             self.assertFalse(store.load_should_run(self.files))
         self.files.state.unlink()
         keepalived_files.begin_run(self.files)
+        self.assertTrue(store.load_should_run(self.files, runs=True))
         self.files.pid_file.touch()
         self.assertTrue(store.load_should_run(self.files))
 

@@ -203,6 +203,15 @@ class RecordsTests(SynchronousTestCase):
             [problem.partition(": ")[0] for problem in problems],
         )
 
+    def test_no_number(self) -> None:
+        """A number that is none, or none that an interface can have, is a problem of its own record alone."""
+        self.save(PORT, NETWORK)
+        known = json.loads((self.directory / "eth2.json").read_bytes())
+        for number in (float("inf"), float("nan"), "\ud800"):
+            self.write("eth2.json", json.dumps({**known, "mtu": number}).encode())
+            ports, problems = self.records.load()
+            self.assertEqual(([PORT], 1), (ports, len(problems)), number)
+
     def test_leftovers(self) -> None:
         """What was being written when an agent was killed is gone; what others keep there is left alone."""
         self.save(PORT)

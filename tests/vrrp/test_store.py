@@ -83,19 +83,21 @@ class StateTests(StoreTestCase):
         """A memory that is missing or damaged gives way to what a running keepalived leaves."""
         self.assertEqual(VrrpState(), store.load_state(self.files))
         self.ran(b"one")
-        for content in (b"", b"{", b"[]", b'{"should_run": true}', b"\xff"):
+        for content in (b"", b"{", b"[]", b'{"should_run": true}', b"\xff", b"[" * 100_000):
             self.files.state.write_bytes(content)
             self.assertEqual(VrrpState(), store.load_state(self.files))
+        self.assertEqual(RUNNING, store.load_state(self.files, runs=True))
         self.files.pid_file.touch()
         self.assertEqual(RUNNING, store.load_state(self.files))
 
     @given(st.dictionaries(st.sampled_from(("should_run", "retired", "x")), st.booleans() | st.integers() | st.none()))
     def test_any_memory(self, known: dict[str, object]) -> None:
-        """Whatever stands there, only what says so is a wish."""
+        """Whatever stands there, only what says so is a wish; where it says neither, what there is tells."""
         self.files.state.write_bytes(json.dumps(known).encode())
         state = store.load_state(self.files)
-        if {"should_run", "retired"} <= known.keys():
-            self.assertEqual(VrrpState(known["should_run"] is True, known["retired"] is True), state)
+        wishes = [known.get(name) for name in ("should_run", "retired")]
+        whole = all(isinstance(wish, bool) for wish in wishes)
+        self.assertEqual(VrrpState(*(wish is True for wish in wishes)) if whole else VrrpState(), state)
 
 
 class UploadTests(StoreTestCase):

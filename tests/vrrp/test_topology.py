@@ -237,7 +237,7 @@ class WithoutKeepalivedTests(TopologyTestCase):
     def test_damaged_memory(self) -> None:
         """A memory that cannot be read gives way to the agent's configuration; the log says so without its text."""
         self.path.parent.mkdir()
-        for content in (b"", b"[]", b'{"topology": 1}', b"\xff", self.of("KING"), SECRET.encode()):
+        for content in (b"", b"[]", b'{"topology": 1}', b"\xff", self.of("KING"), SECRET.encode(), b"[" * 100_000):
             self.path.write_bytes(content)
             with capturedLogs() as logged:
                 self.agent("ACTIVE-STANDBY")
