@@ -10,7 +10,7 @@ from amphora.testing.pki import Part
 from tests.faults.watched import FaultTestCase
 from tests.integration.harness import AMPHORA_ID, wait_until
 from tests.integration.pair import run
-from tests.integration.support import requires
+from tests.integration.support import count, requires
 
 HOUR = 3600
 STEPS = (6 * HOUR, -6 * HOUR, 20 * 24 * HOUR)
@@ -42,7 +42,7 @@ class ClockTests(FaultTestCase):
         it is right again; who was there stays.
         """
         async with self.watch() as watch:
-            for seconds in STEPS:
+            for seconds in STEPS[: count(2, 3)]:
                 self.step(seconds)
                 heard = len(self.heard)
                 await self.client.reload(self.balancer.listener_id)

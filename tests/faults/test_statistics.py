@@ -39,7 +39,7 @@ class KilledTests(StatisticsTestCase):
 
         async with self.watch(spares_agent=False) as watch:
             chance = random.Random(4)
-            for _ in range(count(3, 40)):
+            for _ in range(count(2, 40)):
                 await deferLater(cast(Any, reactor), chance.uniform(0.0, 1.5))
                 await self.agent.end(signal.SIGKILL)
                 self.assertLessEqual(self.connections(), watch.traffic.served + 1)
