@@ -28,7 +28,7 @@ from amphora.api.server import ApiService, IApiReactor
 from amphora.api.tls import BadTLSFiles, MutualTLS, TLSFiles
 from amphora.api.v0_1 import V01
 from amphora.api.v1_0 import V10
-from amphora.blocking import InThreads, IThreadedReactor
+from amphora.blocking import InSpareThreads, InThreads, IThreadedReactor
 from amphora.config import ConfigError, Settings
 from amphora.health.changes import ChangeWatcher
 from amphora.health.counters import Counters
@@ -81,6 +81,8 @@ DEFAULT_CONFIG = "/etc/octavia/amphora-agent.conf"
 _KEEPALIVED = "/usr/sbin/keepalived"
 _STARTS_AT_ONCE = 4
 """How many haproxies an agent starts at a time after a reboot."""
+_LOOK_UPS_AT_ONCE = 16
+"""How many names of controllers may be looked up at a time."""
 
 _log = Logger()
 
@@ -254,6 +256,7 @@ def build_agent(reactor: IReactor, config_file: Path, settings: Settings) -> Age
     heartbeats = HeartbeatSender(
         reactor=reactor,
         blocking=blocking,
+        look_ups=InSpareThreads(reactor, _LOOK_UPS_AT_ONCE),
         amphora_id=settings.amphora_id,
         settings=heartbeat_settings(settings),
         samples=lambda: samples(min(STATS_TIMEOUT, live.now.heartbeat_interval / 4)),

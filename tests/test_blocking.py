@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from typing import Any, cast
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from amphora.blocking import AtOnce, InThreads
+from amphora.blocking import AtOnce, InSpareThreads, InThreads
 from amphora.testing.fakes import CallsLater
 
 
@@ -35,6 +35,26 @@ class InThreadsTests(TestCase):
         """So does what it raises."""
         with self.assertRaises(ZeroDivisionError):
             await self.blocking.run(divide, 1, by=0)
+
+
+class InSpareThreadsTests(TestCase):
+    timeout = 60
+
+    async def test_threads_of_their_own(self) -> None:
+        """However many calls hang, they hold up neither those in the reactor's threads nor the end of the process."""
+        from twisted.internet import reactor
+
+        spare, usual = InSpareThreads(cast(Any, reactor), 2), InThreads(cast(Any, reactor))
+        going_on = threading.Event()
+        self.addCleanup(going_on.set)
+        hanging = [spare.run(going_on.wait) for _ in range(40)]
+        self.assertEqual(2, (await usual.run(divide, 6, by=3))[0])
+        threads = [thread for thread in threading.enumerate() if thread.daemon and "PoolThread" in thread.name]
+        self.assertEqual(2, len(threads))
+        going_on.set()
+        self.assertEqual([True] * 40, await gatherResults(hanging))
+        with self.assertRaises(ZeroDivisionError):
+            await spare.run(divide, 1, by=0)
 
 
 class AtOnceTests(SynchronousTestCase):

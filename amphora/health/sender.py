@@ -6,8 +6,10 @@ where that one cannot be reached, to the next at once.  Nothing in a round can h
 names that are looked up have deadlines, and what failed is logged while the rounds go on.
 
 The sockets are plain non-blocking ones, one for each controller and connected to it, so that the kernel hands us the
-ICMP errors that our datagrams cause.  Twisted's UDP port does not serve here: the epoll reactor takes such an error for
-a lost connection and closes the port, without a call to C{connectionRefused} (seen with Twisted 26.10).
+ICMP errors that our datagrams cause: with IP_RECVERR (ip(7)) also that a host or a network cannot be reached, which it
+keeps to itself otherwise, and that a packet filter or a full queue of our own has dropped one.  Twisted's UDP port does
+not serve here: the epoll reactor takes such an error for a lost connection and closes the port, without a call to
+C{connectionRefused} (seen with Twisted 26.10).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import random
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from attrs import define, field, frozen
@@ -46,11 +49,19 @@ SHORTEST_GAP: Final = 1.0
 
 _DISK_PATIENCE: Final = 1.0
 _LOOKUP_PATIENCE: Final = 1.0
+"""Seconds that one heartbeat waits for names to be looked up, however many there are."""
 _REFUSAL_PAUSES: Final = (0.02, 0.08, 0.4)
 """
 Seconds between the looks for a refusal after a datagram was sent.  It is there at once from this machine, and after one
 round trip from another; no news after half a second counts as good news.
 """
+_LATE_REFUSAL_PAUSES: Final = (0.5, 1.0, 1.0, 1.0)
+"""
+Those that follow where a controller's last refusal came later than that: the kernel asks three times, a second apart,
+for a machine of our own network that is gone.
+"""
+_RECVERR: Final = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}
+"""IP_RECVERR and IPV6_RECVERR, of linux/in.h and linux/in6.h."""
 
 T = TypeVar("T")
 
@@ -251,6 +262,8 @@ class _Destination:
     """When its name was last asked for, in the clock's seconds."""
     address: str | None = None
     """The one that the socket is connected to."""
+    refuses_late: bool = False
+    """Did its last refusal come when nobody waited for it any more?"""
     _socket: socket.socket | None = None
 
     @property
@@ -265,6 +278,7 @@ class _Destination:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
+        self._socket.setsockopt(*_RECVERR[family], 1)
         self._socket.connect((address, self.controller.port))
         self.address = address
 
@@ -309,6 +323,7 @@ class HeartbeatSender(Service):
         *,
         reactor: IReactorTime,
         blocking: BlockingCalls,
+        look_ups: BlockingCalls,
         amphora_id: str,
         settings: HeartbeatSettings,
         samples: Callable[[], Awaitable[Sequence[Sample]]],
@@ -320,6 +335,8 @@ class HeartbeatSender(Service):
         look_up: Callable[[str, int], Sequence[str]] = look_up,
     ) -> None:
         """
+        @param look_ups: Makes the calls of C{look_up}, each of which may hang for half a minute: nothing else may have
+            to wait for its threads.
         @param settings: As it begins; see L{renew}.
         @param samples: Asks all sources that should be told of.  What takes longer than half an interval is not
             waited for.
@@ -329,10 +346,10 @@ class HeartbeatSender(Service):
             its work falls silent, so that its controller replaces it.
         @param phase: Which part of an interval, from 0 to 1, to wait between the first heartbeat and the second, so
             that amphorae that were started together do not all speak at once for good.
-        @param look_up: Finds the addresses of a name and port, in a thread.
+        @param look_up: Finds the addresses of a name and port.
         """
         self._reactor = reactor
-        self._blocking = blocking
+        self._look_ups = look_ups
         self._amphora_id = amphora_id
         self._settings = settings
         self._renewed: HeartbeatSettings | None = None
@@ -354,6 +371,7 @@ class HeartbeatSender(Service):
         self._beating = False
         self._ended: list[Deferred[None]] = []
         self._interruptible: Deferred[Any] | None = None
+        self._looking_until = 0.0
         self._unread = False
         self._unheard = False
         self._too_large = False
@@ -583,11 +601,14 @@ class HeartbeatSender(Service):
     async def _deliver(self, datagram: bytes) -> bool:
         """Send to the first controller that can be reached, starting with the one whose turn it is."""
         in_turn: list[_Destination] = []
-        known_refused: list[_Destination] = []
+        last: list[_Destination] = []
         for destination in self._destinations:
-            (known_refused if self._was_refused(destination) else in_turn).append(destination)
+            # To hear whether one of those refuses takes long: while others are there, no more than one is tried.
+            waited_for = destination.refuses_late and any(each.refuses_late for each in in_turn)
+            (last if self._was_refused(destination) or waited_for else in_turn).append(destination)
         self._destinations.rotate(-1)
-        for destination in (*in_turn, *known_refused):
+        self._looking_until = self._reactor.seconds() + _LOOKUP_PATIENCE
+        for destination in (*in_turn, *last):
             if await self._send(destination, datagram):
                 return True
         return False
@@ -597,6 +618,7 @@ class HeartbeatSender(Service):
         try:
             destination.check()
         except OSError as problem:
+            destination.refuses_late = True
             self._tell_unreachable(destination, problem)
             return True
         return False
@@ -634,17 +656,18 @@ class HeartbeatSender(Service):
                 break
 
     async def _hear_refusal(self, destination: _Destination) -> None:
-        for pause in _REFUSAL_PAUSES:
+        for pause in (*_REFUSAL_PAUSES, *(_LATE_REFUSAL_PAUSES if destination.refuses_late else ())):
             destination.check()
             try:
                 await self._unless_stopped(deferLater(self._reactor, pause))
             except CancelledError:
                 return
         destination.check()
+        destination.refuses_late = False
 
     async def _addresses(self, destination: _Destination) -> Sequence[str]:
         """
-        Find a controller's addresses, within a second.
+        Find a controller's addresses, in what is left of this heartbeat's patience.
 
         @raise OSError: if its name has none, or was not answered for yet.
         """
@@ -653,17 +676,19 @@ class HeartbeatSender(Service):
             return (host,)
         if destination.addresses:
             return destination.addresses
-        if destination.looking_up:
-            raise TimeoutError("its name is still being looked up")
-        looking_up = Deferred.fromCoroutine(self._find(destination))
-        return await self._unless_stopped(within(self._reactor, _LOOKUP_PATIENCE, looking_up))
+        if not destination.looking_up:
+            looking_up = Deferred.fromCoroutine(self._find(destination))
+            left = max(0.0, self._looking_until - self._reactor.seconds())
+            with suppress(TimeoutError):
+                return await self._unless_stopped(within(self._reactor, left, looking_up))
+        raise TimeoutError("its name is still being looked up")
 
     async def _find(self, destination: _Destination) -> Sequence[str]:
         destination.looking_up = True
         destination.looked_up = self._reactor.seconds()
         try:
             controller = destination.controller
-            destination.addresses = await self._blocking.run(self._look_up, controller.host, controller.port)
+            destination.addresses = await self._look_ups.run(self._look_up, controller.host, controller.port)
             return destination.addresses
         finally:
             destination.looking_up = False

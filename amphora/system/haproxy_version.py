@@ -10,9 +10,12 @@ from twisted.logger import Logger
 from amphora.blocking import BlockingCalls
 from amphora.files import FileMark, file_mark
 from amphora.process import CommandFailed, IProcessReactor, run_command
+from amphora.waiting import within
 
 _VERSION = re.compile(r"HA-?Proxy version (\S+)")
 _TIMEOUT = 10.0
+_DISK_PATIENCE = 1.0
+"""Seconds after which the version that is known is told, where a disk hangs or all threads wait for one."""
 
 
 @define(eq=False)
@@ -28,8 +31,12 @@ class HaproxyVersion:
 
     async def read(self) -> str:
         """The version as haproxy words it, `2.6.12-1+deb12u4`; empty where it cannot be told, which is logged."""
+        looking = self._blocking.run(file_mark, self._path)
         try:
-            mark = await self._blocking.run(file_mark, self._path)
+            mark = await (looking if self._known is None else within(self._reactor, _DISK_PATIENCE, looking))
+        except TimeoutError:
+            assert self._known is not None
+            return self._known[1]
         except OSError as error:
             self._log.error("No haproxy at {path}: {error}", path=self._path, error=error.strerror)
             return ""

@@ -113,15 +113,16 @@ class DetailsTests(SynchronousTestCase):
             read_machine=self.read_machine,
         )
         self.meter.startService()
+        self.listeners, self.lvs_listeners = [SECOND, FIRST], [LVS]
         self.clock.advance(2.0)
         self.details = Details10(
             info=AmphoraInfo(AMPHORA, self.haproxy_version),
             meter=self.meter,
             packages=Packages(FakeProcessReactor(), AtOnce()),
-            listeners=lambda: [SECOND, FIRST],
+            listeners=lambda: self.listeners,
             haproxies=lambda: [],
-            lvs_listeners=lambda: [LVS],
-            lvs_processes=lambda: 1,
+            lvs_listeners=lambda: self.lvs_listeners,
+            lvs_processes=lambda: len(self.lvs_listeners),
             heartbeat=lambda: HeartbeatReport(sent=17, size=1234, left_out=3, controllers=()),
             standing=lambda: ALONE,
         )
@@ -187,6 +188,17 @@ class DetailsTests(SynchronousTestCase):
             },
             self.tell(),
         )
+
+    def test_D8_mixes(self) -> None:
+        """Whichever listeners there are, none, one kind or both, the answer has the same members, of the same types."""
+        shapes = []
+        for listeners, lvs_listeners in (([], []), ([SECOND, FIRST], []), ([], [LVS]), ([SECOND, FIRST], [LVS])):
+            self.listeners, self.lvs_listeners = listeners, lvs_listeners
+            told = self.tell()
+            self.assertEqual(sorted(listeners + lvs_listeners), told["listeners"])
+            self.assertEqual(len(lvs_listeners), told["lvs_listener_process_count"])
+            shapes.append({name: type(value) for name, value in told.items()})
+        self.assertEqual(shapes[:1] * 4, shapes)
 
     def test_missing_figures(self) -> None:
         """Figures that cannot be read are left out, which is logged once: an upload would fail without an answer."""

@@ -177,6 +177,7 @@ class SenderTestCase(SynchronousTestCase):
         sender = HeartbeatSender(
             reactor=self.clock,
             blocking=self.blocking,
+            look_ups=self.blocking,
             amphora_id=amphora_id,
             settings=HeartbeatSettings(key, controllers, INTERVAL),
             samples=self.ask,
@@ -661,8 +662,8 @@ class ControllersTests(SenderTestCase):
 
     def test_all_gone(self) -> None:
         """
-        With all controllers gone the traffic waits, on disk too.  The first heartbeat that gets through finds that
-        somebody listens again, the next one tells it.
+        With all controllers gone for ten minutes the traffic waits, on disk too, and each is logged once.  The first
+        heartbeat that gets through finds that somebody listens again, the next one tells it.
         """
         receivers = [self.receiver(), self.receiver()]
         self.samples = [answer(100)]
@@ -671,15 +672,17 @@ class ControllersTests(SenderTestCase):
         self.assertEqual(self.tx(receivers[0].hear()), [100])
         for receiver in receivers:
             receiver.close()
-        for sent in (110, 120, 130):
-            self.samples = [answer(sent)]
-            self.pass_time(INTERVAL)
-            self.assertEqual(self.untold(), sent - 100)
+        with capturedLogs() as logs:
+            for sent in range(110, 710, 10):
+                self.samples = [answer(sent)]
+                self.pass_time(INTERVAL)
+                self.assertEqual(self.untold(), sent - 100)
+        self.assertEqual([event["problem"] for event in logs], ["Connection refused"] * 2)
         back = receivers[1].again()
         self.addCleanup(back.close)
-        self.samples = [answer(140)]
+        self.samples = [answer(710)]
         self.pass_time(INTERVAL * 3)
-        self.assertEqual(self.tx(back.hear()), [0, 40, 0])
+        self.assertEqual(self.tx(back.hear()), [0, 610, 0])
         self.assertEqual(self.untold(), 0)
 
     def test_all_gone_and_the_agent_killed(self) -> None:
@@ -818,6 +821,21 @@ class ControllersTests(SenderTestCase):
         self.assertEqual(len(receiver.hear()), 2)
         self.assertEqual([event["log_level"] for event in logs], [LogLevel.info])
         self.assertEqual(self.looked_up, ["localhost"])
+
+    def test_slow_names(self) -> None:
+        """However many names are not answered for, a heartbeat waits for a second."""
+        receiver = self.receiver()
+        port = receiver.controller.port
+        names = [Controller(f"{number}.test", port) for number in range(20)]
+        self.started(*names, Controller("127.0.0.1", port))
+        self.blocking.hold(self.find)
+        with capturedLogs() as logs:
+            self.pass_time(1.125)
+        self.assertEqual(len(receiver.hear()), 1)
+        problems = [event["problem"] for event in logs]
+        self.assertEqual(problems, ["its name is still being looked up"] * 20)
+        self.blocking.release()
+        self.flushLoggedErrors(OSError)
 
     def test_look_up(self) -> None:
         """The real look-up knows `localhost`, and has no other error than C{OSError}."""

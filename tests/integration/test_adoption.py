@@ -116,8 +116,8 @@ class AdoptionTests(AgentTestCase):
         self.assertEqual("STOPPED", await self.status(stopped))
         self.assertIn(b"200 OK", await get(running.port))
 
-    async def test_pid_files_that_lie(self) -> None:
-        """A pid file that is empty, garbage, missing or names somebody else neither fools nor hinders (B8)."""
+    async def test_B8_pid_files_that_lie(self) -> None:
+        """A pid file that is empty, garbage, missing or names somebody else neither fools nor hinders."""
         balancer = await self.running(LoadBalancer(members=(self.new_member(),)))
         pid_file = self.agent.base_path / balancer.listener_id / f"{balancer.listener_id}.pid"
         master = self.agent.haproxy(balancer.listener_id)

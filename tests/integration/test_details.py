@@ -93,8 +93,8 @@ class MixTests(DetailsTestCase):
         assert master is not None
         return [master, *master.children()]
 
-    async def test_mixes(self) -> None:
-        """The shape is the same with no listener, and with refused, stopped, running and hung ones (D8)."""
+    async def test_D8_mixes(self) -> None:
+        """The shape is the same with no listener, and with refused, stopped, running and hung ones."""
         first = await self.details()
         self.assertEqual((AMPHORA_ID, "0.1"), (first["uuid"], first["api_version"]))
         self.assertEqual(("SINGLE", "OK", True), (first["topology"], first["topology_status"], first["active"]))

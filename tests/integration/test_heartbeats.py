@@ -10,8 +10,6 @@ from typing import Any, cast
 
 from attrs import evolve
 from twisted.internet.defer import gatherResults
-from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThread
 
 from amphora.client import AmphoraFailed
@@ -237,53 +235,6 @@ class HeartbeatTests(HeartbeatTestCase):
         self.assertEqual(connections, self.told(balancer.listener_id, "totconns"))
         # Nobody is kept waiting for the sake of figures.
         await wait_until(lambda: len(self.agent.all_haproxies()) == 2, "all old workers to end")
-
-    async def test_B1_reason_phrase(self) -> None:
-        """What a member says of itself, in whatever alphabet, with commas, quotes and all, hides no listener."""
-        ugly = self.new_member()
-        ugly.status = b'500 Fehler-\xfc, "a,b" ' + b"\xe4" * 4000
-        balancer = await self.running(
-            LoadBalancer(members=(ugly, self.new_member()), extra_defaults=("option httpchk GET /",))
-        )
-        key = f"{balancer.pool_id}:{balancer.listener_id}"
-        await self.next_heartbeat()
-        await wait_until(
-            lambda: self.heard[-1].message["pools"].get(key, {"members": {}})["members"].get(ugly.name) == "DOWN",
-            "the member to be told down",
-        )
-        self.assertEqual("OPEN", self.heard[-1].message["listeners"][balancer.listener_id]["status"])
-        self.assertEqual(2, len(self.heard[-1].message["pools"][key]["members"]))
-
-    async def test_B3_dripping_socket(self) -> None:
-        """A stats socket that answers a byte at a time holds up no heartbeat."""
-        balancer, healthy = await self.running(LoadBalancer()), await self.running(LoadBalancer())
-        path = self.agent.base_path / balancer.listener_id / "agent.sock"
-        path.unlink()
-        drips: list[LoopingCall] = []
-
-        class Dripping(Protocol):
-            def connectionMade(self) -> None:
-                assert self.transport is not None
-                drip = LoopingCall(self.transport.write, b"N")
-                drips.append(drip)
-                drip.start(0.1)
-
-        from twisted.internet import reactor
-
-        port = cast(Any, reactor).listenUNIX(str(path), Factory.forProtocol(Dripping))
-        self.addCleanup(port.stopListening)
-
-        def stop_all() -> None:
-            for drip in drips:
-                if drip.running:
-                    drip.stop()
-
-        self.addCleanup(stop_all)
-        await wait_until(
-            lambda: set(self.heard[-1].message["listeners"]) == {healthy.listener_id}, "it to be left out at last"
-        )
-        sequences = sorted(heartbeat.sequence for heartbeat in self.heard)
-        self.assertEqual(list(range(sequences[0], sequences[0] + len(sequences))), sequences)
 
     async def test_crash_of_haproxy(self) -> None:
         """A haproxy that crashes takes with it what it had not told yet; never is more told than was sent."""

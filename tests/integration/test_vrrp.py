@@ -275,8 +275,8 @@ class ObjectTests(TestCase):
         await self.next_agent()
         self.assertEqual([], keepalives_of(self.directory))
 
-    async def test_pid_files_that_lie(self) -> None:
-        """A pid file that is empty, garbage, missing or names somebody else neither fools nor hinders (B8)."""
+    async def test_B8_pid_files_that_lie(self) -> None:
+        """A pid file that is empty, garbage, missing or names somebody else neither fools nor hinders."""
         processes = await self.running()
         pid_file = self.directory / "vrrp" / "octavia-keepalived.pid"
         child = next(process for process in processes if not process.children())
@@ -551,7 +551,7 @@ class HeldStill:
 
 @requires(*EVERYTHING_FOR_PAIRS)
 class HungTests(VrrpTestCase):
-    """A keepalived that is there and does nothing (B9)."""
+    """A keepalived that is there and does nothing."""
 
     async def setUp(self) -> None:  # type: ignore[override]
         from twisted.internet import reactor
@@ -571,7 +571,7 @@ class HungTests(VrrpTestCase):
         self.heard.clear()
         await wait_until(lambda: self.heard, "a heartbeat")
 
-    async def test_silence(self) -> None:
+    async def test_B9_silence(self) -> None:
         """
         Heartbeats fall silent with an upload, come with the start, and fall silent when a process is stopped.
 

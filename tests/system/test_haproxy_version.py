@@ -52,6 +52,17 @@ class HaproxyVersionTests(SynchronousTestCase):
         self.install("older")
         self.assertEqual("2.0.13-2ubuntu0.3", self.answer("HA-Proxy version 2.0.13-2ubuntu0.3 2021/08/27\n"))
 
+    def test_hung_disk(self) -> None:
+        """While its file cannot be looked at, nor whether it was replaced, the version that is known is told."""
+        self.assertEqual(VERSION, self.answer())
+        blocking = CallsLater()
+        self.version._blocking = blocking
+        asking = self.ask()
+        self.reactor.advance(0.5)
+        self.assertNoResult(asking)
+        self.reactor.advance(0.5)
+        self.assertEqual(VERSION, self.successResultOf(asking))
+
     def test_once(self) -> None:
         """haproxy is asked once, and again when its file has been replaced."""
         self.assertEqual(VERSION, self.answer())

@@ -101,7 +101,7 @@ class StateTests(StoreTestCase):
 
 
 class UploadTests(StoreTestCase):
-    def test_accept(self) -> None:
+    def test_B12_byte_for_byte(self) -> None:
         """An upload is kept byte for byte, for us alone; nothing is left beside it."""
         for content in (b"\xff\x00 one\r\n", b"two"):
             self.uploaded(content)
