@@ -24,6 +24,7 @@ from amphora.api.details import Details
 from amphora.api.details_1_0 import Details10
 from amphora.api.info import AmphoraInfo
 from amphora.api.root import AmphoraAPI
+from amphora.api.self_test import VerificationNotInForce
 from amphora.api.server import ApiService, IApiReactor
 from amphora.api.tls import BadTLSFiles, MutualTLS, TLSFiles
 from amphora.api.v0_1 import V01
@@ -116,7 +117,7 @@ def makeService(options: Options) -> IService:
         cast(Any, reactor).seconds = time.monotonic
         path = os.path.abspath(options["config-file"])
         return build_agent(cast(IReactor, reactor), Path(path), load_usable_settings(path))
-    except (ConfigError, BadTLSFiles) as error:
+    except (ConfigError, BadTLSFiles, VerificationNotInForce) as error:
         raise SystemExit(f"amphora-agent: {error}") from None
 
 
@@ -137,6 +138,7 @@ def build_agent(reactor: IReactor, config_file: Path, settings: Settings) -> Age
     Most of it keeps to the settings that it was started with; C{live} tells those that may change.
 
     @raise BadTLSFiles: if the certificate files do not serve.
+    @raise VerificationNotInForce: if strangers would not be recognised.
     """
     for note in settings.notes:
         _log.warn("{note}", note=note)
@@ -387,7 +389,7 @@ def require_startable(settings: Settings, new: Settings) -> None:
     if any(getattr(new, name) != getattr(settings, name) for name in names):
         try:
             MutualTLS(new.client_auth, new.agent_tls_protocol).replace(read_tls_files(new))
-        except BadTLSFiles as error:
+        except (BadTLSFiles, VerificationNotInForce) as error:
             raise ConfigError(f"[amphora_agent] {' and '.join(names)}: {error}") from None
     require_places(settings, new)
 

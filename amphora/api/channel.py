@@ -19,12 +19,13 @@ from urllib.parse import unquote_to_bytes
 from attrs import define, field, frozen
 from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IReactorTime, ITCPTransport, ITransport
 from twisted.internet.protocol import connectionDone
+from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.http import Request as HTTPRequest
 from twisted.web.iweb import IRequest
-from twisted.web.resource import IResource
+from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request, Site
 from zope.interface import implementer
 
@@ -378,6 +379,17 @@ class AmphoraSite(Site):
         self.closing = False
         """Set when the agent ends: each connection is closed once its request was answered."""
 
+    def rehearsal(self) -> AmphoraSite:
+        """A site with the same channels and verdicts, and nothing behind them; what it refuses is not logged."""
+        return _Rehearsal(
+            Resource(),
+            reactor=Clock(),
+            verdicts=self.verdicts,
+            blocking=self.blocking,
+            spool=self.spool,
+            limits=self.limits,
+        )
+
     def acceptableProtocols(self) -> list[bytes]:
         return [b"http/1.1"]
 
@@ -415,3 +427,10 @@ class AmphoraSite(Site):
                 peer=getattr(request.getClientAddress(), "host", "?"),
                 code=request.code,
             )
+
+
+class _Rehearsal(AmphoraSite):
+    """Refuses in silence."""
+
+    def refused(self, channel: AmphoraChannel, answer: ErrorAnswer) -> None:
+        """Who is refused here is us."""

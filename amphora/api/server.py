@@ -13,6 +13,7 @@ from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from amphora.api.channel import AmphoraSite
+from amphora.api.self_test import require_refusal
 from amphora.api.tls import MutualTLS
 
 _BACKLOG = 1024
@@ -42,7 +43,11 @@ class ApiService(Service):
         self._listening: IListeningPort | None = None
 
     def startService(self) -> None:
-        """@raise CannotListenError: if the address is not there or taken."""
+        """
+        @raise CannotListenError: if the address is not there or taken.
+        @raise VerificationNotInForce: if a stranger would be let in.
+        """
+        require_refusal(self._tls, self._tls.client_auth, cast("ServerFactory[Any]", self._site.rehearsal()))
         # Twisted's own annotations do not see that a wrapping factory of a server's factory is one itself.
         factory = cast("ServerFactory[Any]", TLSMemoryBIOFactory(self._tls, False, self._site, clock=self._reactor))
         self._listening = self._reactor.listenTCP(self._port, factory, backlog=_BACKLOG, interface=self._host)
