@@ -152,7 +152,8 @@ class ServiceTests(SynchronousTestCase):
     def test_verdict_is_not_asked_for(self) -> None:
         """The channel passes requests on without a look at the verdict."""
         service = self.service(MutualTLS("answer", "TLSv1.2"))
-        self.patch(AmphoraChannel, "allHeadersReceived", HTTPChannel.allHeadersReceived)
+        for name in ("lineReceived", "allHeadersReceived"):
+            self.patch(AmphoraChannel, name, getattr(HTTPChannel, name))
         self.assert_refused(service, "did not hear 401, but HTTP/1.1 404")
 
     def test_handshakes_succeed(self) -> None:
