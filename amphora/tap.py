@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import resource
 import signal
 import sys
 import time
@@ -107,6 +108,8 @@ def makeService(options: Options) -> IService:
     """
     from twisted.internet import reactor
 
+    # A core would have the keys in it.  What a program of ours may dump is for whoever starts that to say.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     # Who has the file read again while the agent starts or stops must not end it.
     pass_over(signal.SIGHUP)
     # The image's logrotate sends it to have a log opened anew.  Ours is no file, and the signal would end us; where it

@@ -63,7 +63,7 @@ class Limits:
     (RFC 8446, 4.6.3) has 27 bytes and takes as long as a kilobyte of request.
     """
     headers: float = 10.0
-    """From the end of the handshake, or from a later request's first byte."""
+    """From the end of the handshake, and again from a request's first byte."""
     body: float = 180.0
     idle: float = 75.0
     """Between two requests of a verified client."""
@@ -196,7 +196,7 @@ class AmphoraChannel(HTTPChannel):
     transport: ITCPTransport
     refused = False
     idle = False
-    """Verified, and between two requests."""
+    """Verified, and before its first request or between two."""
 
     shakes_hands = True
     """Until its handshake is done."""
@@ -229,6 +229,7 @@ class AmphoraChannel(HTTPChannel):
         self.verified = self.site.verdicts.verified(self.transport)
         if self.verified:
             self._full = not self.site.pools.admit(self)
+            self.idle = not self._full
         self._set_deadline(self.limits.headers, self._overdue)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -278,6 +279,10 @@ class AmphoraChannel(HTTPChannel):
 
     def lineReceived(self, line: bytes) -> None:
         if self.refused:
+            return
+        if line[:1] in (b" ", b"\t") and hasattr(self, "_command"):
+            # A header that goes on in the next line: nobody writes that any more, and readers differ (RFC 9112, 5.2).
+            self.refuse(MALFORMED)
             return
         super().lineReceived(line)
         if not self.verified and hasattr(self, "_command"):

@@ -144,6 +144,7 @@ REQUESTS = {
     "pipelined": (b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n", b"GET /3 HTTP/1.1\r\n\r\n"),
     "expecting": (b"PUT /b HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n",),
     "malformed": (b"NONSENSE\r\n\r\n",),
+    "continued header": (b"GET / HTTP/1.1\r\nHost: a\r\n b\r\n\r\n",),
     "bad header": (b"GET / HTTP/1.1\r\nno colon\r\n\r\n",),
 }
 
@@ -424,6 +425,14 @@ class PoolTests(ChannelTestCase):
             channel.dataReceived(b"GET / HTTP/1.1\r\n\r\n")
         third, transport = self.connect()
         self.assertEqual([False, True], [first[1].disconnecting, second[1].disconnecting])
+        third.dataReceived(b"GET / HTTP/1.1\r\n\r\n")
+        self.assertTrue(transport.value().startswith(b"HTTP/1.1 200 OK"))
+
+    def test_silent_client_makes_room(self) -> None:
+        """So is one that was verified and has asked nothing yet."""
+        first, _ = self.connect(), self.connect()
+        third, transport = self.connect()
+        self.assertTrue(first[1].disconnecting)
         third.dataReceived(b"GET / HTTP/1.1\r\n\r\n")
         self.assertTrue(transport.value().startswith(b"HTTP/1.1 200 OK"))
 
