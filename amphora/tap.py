@@ -108,7 +108,7 @@ def makeService(options: Options) -> IService:
     """
     from twisted.internet import reactor
 
-    # A core would have the keys in it.  What a program of ours may dump is for whoever starts that to say.
+    # A core would have keys in it, also haproxy's.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     # Who has the file read again while the agent starts or stops must not end it.
     pass_over(signal.SIGHUP)
