@@ -11,6 +11,7 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from amphora.api.self_test import VerificationNotInForce
 from amphora.blocking import BlockingCalls
 from amphora.files import on_memory_file_system
 from amphora.keepalived.process import IKeepalivedReactor
@@ -121,7 +122,7 @@ class Agent(MultiService):
             self._log.info("The amphora agent is ready")
 
     def _failed(self, reason: Failure) -> None:
-        if reason.check(BasePathTaken, NamespaceUnusable, CannotListenError, OSError):
+        if reason.check(BasePathTaken, NamespaceUnusable, CannotListenError, VerificationNotInForce, OSError):
             self._log.critical("The amphora agent cannot start: {reason}", reason=reason.getErrorMessage())
         else:
             self._log.failure("The amphora agent cannot start", reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import resource
 import signal
 import sys
 import time
@@ -24,6 +25,7 @@ from amphora.api.details import Details
 from amphora.api.details_1_0 import Details10
 from amphora.api.info import AmphoraInfo
 from amphora.api.root import AmphoraAPI
+from amphora.api.self_test import VerificationNotInForce
 from amphora.api.server import ApiService, IApiReactor
 from amphora.api.tls import BadTLSFiles, MutualTLS, TLSFiles
 from amphora.api.v0_1 import V01
@@ -108,6 +110,8 @@ def makeService(options: Options) -> IService:
     """
     from twisted.internet import reactor
 
+    # A core would have keys in it, also haproxy's.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     # Who has the file read again while the agent starts or stops must not end it.
     pass_over(signal.SIGHUP)
     # The image's logrotate sends it to have a log opened anew.  Ours is no file, and the signal would end us; where it
@@ -118,7 +122,7 @@ def makeService(options: Options) -> IService:
         cast(Any, reactor).seconds = time.monotonic
         path = os.path.abspath(options["config-file"])
         return build_agent(cast(IReactor, reactor), Path(path), load_usable_settings(path))
-    except (ConfigError, BadTLSFiles) as error:
+    except (ConfigError, BadTLSFiles, VerificationNotInForce) as error:
         raise SystemExit(f"amphora-agent: {error}") from None
 
 
@@ -139,6 +143,7 @@ def build_agent(reactor: IReactor, config_file: Path, settings: Settings) -> Age
     Most of it keeps to the settings that it was started with; C{live} tells those that may change.
 
     @raise BadTLSFiles: if the certificate files do not serve.
+    @raise VerificationNotInForce: if strangers would not be recognised.
     """
     for note in settings.notes:
         _log.warn("{note}", note=note)
@@ -390,7 +395,7 @@ def require_startable(settings: Settings, new: Settings) -> None:
     if any(getattr(new, name) != getattr(settings, name) for name in names):
         try:
             MutualTLS(new.client_auth, new.agent_tls_protocol).replace(read_tls_files(new))
-        except BadTLSFiles as error:
+        except (BadTLSFiles, VerificationNotInForce) as error:
             raise ConfigError(f"[amphora_agent] {' and '.join(names)}: {error}") from None
     require_places(settings, new)
 

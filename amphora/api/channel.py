@@ -10,7 +10,7 @@ All limits of time are absolute: a client that drips a byte now and then gains n
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from io import BytesIO
 from typing import Protocol
@@ -19,12 +19,13 @@ from urllib.parse import unquote_to_bytes
 from attrs import define, field, frozen
 from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IReactorTime, ITCPTransport, ITransport
 from twisted.internet.protocol import connectionDone
+from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.http import Request as HTTPRequest
 from twisted.web.iweb import IRequest
-from twisted.web.resource import IResource
+from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request, Site
 from zope.interface import implementer
 
@@ -49,8 +50,20 @@ class Limits:
     """Seconds, bytes and connections."""
 
     handshake: float = 10.0
+    handshake_size: int = 16 * 1024
+    """
+    Of what a client says in its handshake.  Certificates that were read take some twenty times their size, and
+    OpenSSL's own limit (100 kB) would let each stranger take up 2 MB.
+    """
+    stranger_memory: int = 512 * 1024
+    """What each stranger can make us hold at most: measured, with certificates as small and many as can be."""
+    stranger_records: int = 256
+    """
+    TLS records from a client without a verified certificate, handshake and all.  One that asks for other keys
+    (RFC 8446, 4.6.3) has 27 bytes and takes as long as a kilobyte of request.
+    """
     headers: float = 10.0
-    """From the end of the handshake, or from a later request's first byte."""
+    """From the end of the handshake, and again from a request's first byte."""
     body: float = 180.0
     idle: float = 75.0
     """Between two requests of a verified client."""
@@ -81,8 +94,9 @@ class ConnectionPools:
     """
     Who is connected.
 
-    Strangers are bounded by aborting the one that came first; verified clients by closing the one that has
-    been idle longest.  Neither ever makes the other wait.
+    Strangers are bounded by aborting the one that came first, of those at the address that most come from: whoever
+    floods us crowds out himself.  Verified clients are by closing the one that has been idle longest.  Neither ever
+    makes the other wait.
     """
 
     _limits: Limits
@@ -92,7 +106,8 @@ class ConnectionPools:
     def connected(self, channel: AmphoraChannel) -> None:
         self.strangers[channel] = None
         if len(self.strangers) > self._limits.strangers:
-            oldest = next(iter(self.strangers))
+            [(most_of_all, _)] = Counter(each.host for each in self.strangers).most_common(1)
+            oldest = next(each for each in self.strangers if each.host == most_of_all)
             del self.strangers[oldest]
             oldest.abort()
 
@@ -190,9 +205,13 @@ class AmphoraChannel(HTTPChannel):
     transport: ITCPTransport
     refused = False
     idle = False
-    """Verified, and between two requests."""
+    """Verified, and before its first request or between two."""
 
-    _verified = False
+    shakes_hands = True
+    """Until its handshake is done."""
+    verified = False
+    """Whether its client is, as the handshake told."""
+
     _full = False
     _thrown_away = 0
     _deadline: IDelayedCall | None = None
@@ -202,6 +221,11 @@ class AmphoraChannel(HTTPChannel):
     def limits(self) -> Limits:
         return self.site.limits
 
+    @property
+    def host(self) -> str:
+        """The address of the other side."""
+        return getattr(self.getPeer(), "host", "?")
+
     # The connection's life
 
     def connectionMade(self) -> None:
@@ -210,9 +234,11 @@ class AmphoraChannel(HTTPChannel):
         self.site.pools.connected(self)
 
     def handshakeCompleted(self) -> None:
-        self._verified = self.site.verdicts.verified(self.transport)
-        if self._verified:
+        self.shakes_hands = False
+        self.verified = self.site.verdicts.verified(self.transport)
+        if self.verified:
             self._full = not self.site.pools.admit(self)
+            self.idle = not self._full
         self._set_deadline(self.limits.headers, self._overdue)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -221,6 +247,11 @@ class AmphoraChannel(HTTPChannel):
             self._closing.cancel()
         self.site.pools.disconnected(self)
         super().connectionLost(reason)
+
+    def end_flood(self, of_what: str) -> None:
+        """End the connection of a stranger that says more than anybody has to."""
+        self.site.ended_flood(self, of_what)
+        self.abort()
 
     def abort(self) -> None:
         """End the connection without a word."""
@@ -256,8 +287,16 @@ class AmphoraChannel(HTTPChannel):
         super().dataReceived(data)
 
     def lineReceived(self, line: bytes) -> None:
-        if not self.refused:
-            super().lineReceived(line)
+        if self.refused:
+            return
+        if line[:1] in (b" ", b"\t") and hasattr(self, "_command"):
+            # A header that goes on in the next line: nobody writes that any more, and readers differ (RFC 9112, 5.2).
+            self.refuse(MALFORMED)
+            return
+        super().lineReceived(line)
+        if not self.verified and hasattr(self, "_command"):
+            # The first line tells how to say it; nothing else that a stranger sends is kept.
+            self.refuse(UNAUTHORIZED)
 
     def rawDataReceived(self, data: bytes) -> None:
         if not self.refused:
@@ -276,7 +315,7 @@ class AmphoraChannel(HTTPChannel):
     def allHeadersReceived(self) -> None:
         if self.refused:
             return
-        if not self._verified:
+        if not self.verified:
             self.refuse(UNAUTHORIZED)
         elif self._full:
             self.refuse(FULL)
@@ -329,7 +368,7 @@ class AmphoraChannel(HTTPChannel):
         if self.refused:
             return
         self.refused = True
-        if not self._verified:
+        if not self.verified:
             # A stranger learns nothing else, whatever it did wrong beside.
             answer = UNAUTHORIZED
         self.site.refused(self, answer)
@@ -387,6 +426,17 @@ class AmphoraSite(Site):
         self.closing = False
         """Set when the agent ends: each connection is closed once its request was answered."""
 
+    def rehearsal(self) -> AmphoraSite:
+        """A site with the same channels and verdicts, and nothing behind them; what it refuses is not logged."""
+        return _Rehearsal(
+            Resource(),
+            reactor=Clock(),
+            verdicts=self.verdicts,
+            blocking=self.blocking,
+            spool=self.spool,
+            limits=self.limits,
+        )
+
     def acceptableProtocols(self) -> list[bytes]:
         return [b"http/1.1"]
 
@@ -395,12 +445,18 @@ class AmphoraSite(Site):
         reason = answer.details or answer.message
         if answer is UNAUTHORIZED:
             reason = self.verdicts.problem(channel.transport)
-        suppressed = self._guard.pass_one((answer.status, reason))
+        self._tell(channel, f"Refused a request from {{peer}}: {answer.status} {{reason}}", reason)
+
+    def ended_flood(self, channel: AmphoraChannel, of_what: str) -> None:
+        """Likewise."""
+        self._tell(channel, "Ended a connection with {peer}: {reason}", of_what)
+
+    def _tell(self, channel: AmphoraChannel, what: str, reason: str) -> None:
+        suppressed = self._guard.pass_one((what, reason))
         if suppressed is not None:
             self._log.warn(
-                "Refused a request from {peer}: {status} {reason} ({suppressed} like it since the last such line)",
-                peer=getattr(channel.getPeer(), "host", "?"),
-                status=answer.status,
+                what + " ({suppressed} like it since the last such line)",
+                peer=channel.host,
                 reason=reason,
                 suppressed=suppressed,
             )
@@ -424,3 +480,10 @@ class AmphoraSite(Site):
                 peer=getattr(request.getClientAddress(), "host", "?"),
                 code=request.code,
             )
+
+
+class _Rehearsal(AmphoraSite):
+    """Refuses in silence."""
+
+    def refused(self, channel: AmphoraChannel, answer: ErrorAnswer) -> None:
+        """Who is refused here is us."""

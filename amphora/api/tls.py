@@ -11,7 +11,6 @@ Sessions are never resumed: a resumed handshake shows no certificate, so no verd
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 from weakref import WeakKeyDictionary
 
 from attrs import define, evolve, field, frozen
@@ -24,9 +23,10 @@ from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, ITransp
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
+from amphora.api.self_test import Mode, require_verification
 from amphora.pem import MISMATCH, BadPEM, check_pem
 
-ClientAuth = Literal["answer", "handshake"]
+ClientAuth = Mode
 
 _CERTIFICATE_BLOCK = b"-----BEGIN CERTIFICATE-----"
 _MINIMUM = {"TLSv1.3": SSL.TLS1_3_VERSION}
@@ -63,8 +63,14 @@ class TLSFiles:
 
 @define
 class _Finding:
+    """Only a leaf that verified under a chain that verified counts; whatever else happened does not."""
+
     leaf_verified: bool = False
     problem: str | None = None
+
+    @property
+    def verified(self) -> bool:
+        return self.leaf_verified and self.problem is None
 
 
 def build_context(files: TLSFiles, client_auth: ClientAuth, protocol: str, callback: object) -> SSL.Context:
@@ -141,7 +147,10 @@ class MutualTLS:
     _findings: WeakKeyDictionary[SSL.Connection, _Finding] = field(init=False, factory=WeakKeyDictionary)
 
     def replace(self, files: TLSFiles) -> None:
-        """@raise BadTLSFiles: and what was in use stays in use."""
+        """
+        @raise BadTLSFiles: and what was in use stays in use.
+        @raise VerificationNotInForce: likewise.
+        """
         self._use(files, self._prepare(files))
 
     def renewal(self, content: bytes) -> Callable[[], None]:
@@ -150,6 +159,7 @@ class MutualTLS:
 
         @return: What puts it in use; that is for the reactor's thread.
         @raise BadPEM: if it cannot serve.
+        @raise VerificationNotInForce: if strangers were not recognised with it.
         """
         check_pem(content)
         files = evolve(self._files, certificate=content)
@@ -161,20 +171,26 @@ class MutualTLS:
         return lambda: self._use(files, context)
 
     def _prepare(self, files: TLSFiles) -> SSL.Context:
-        return build_context(files, self.client_auth, self._protocol, self._note)
+        context = build_context(files, self.client_auth, self._protocol, self._note)
+        issuer = _certificates(files.ca_path, files.ca)[0].subject
+        if not require_verification(issuer, self.client_auth, lambda: self._connection(context), self._finding_of):
+            raise BadTLSFiles(f"{files.certificate_path}: no TLS handshake comes about with it")
+        return context
 
     def _use(self, files: TLSFiles, context: SSL.Context) -> None:
         self._files, self._context = files, context
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
-        connection = SSL.Connection(self._context, None)
+        return self._connection(self._context)
+
+    def _connection(self, context: SSL.Context) -> SSL.Connection:
+        connection = SSL.Connection(context, None)
         self._findings[connection] = _Finding()
         return connection
 
     def verified(self, transport: ITransport) -> bool:
-        """Only a leaf that verified under a chain that verified counts; whatever else happened does not."""
-        finding = self._finding(transport)
-        return finding.leaf_verified and finding.problem is None
+        """Was the client's certificate verified?"""
+        return self._finding(transport).verified
 
     def problem(self, transport: ITransport) -> str:
         """Why a client was not verified, for the log."""
@@ -184,7 +200,10 @@ class MutualTLS:
     def _finding(self, transport: ITransport) -> _Finding:
         if not isinstance(transport, TLSMemoryBIOProtocol):
             return _Finding()
-        return self._findings.get(transport.getHandle(), _Finding())
+        return self._finding_of(transport.getHandle())
+
+    def _finding_of(self, connection: SSL.Connection) -> _Finding:
+        return self._findings.get(connection, _Finding())
 
     def _note(self, connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, good: int) -> bool:
         # Called once or more for each certificate of the chain, the root first, the client's own (depth 0) last.

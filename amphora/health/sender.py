@@ -558,13 +558,18 @@ class HeartbeatSender(Service):
         reading = Deferred.fromCoroutine(self._ask())
         try:
             samples = await self._unless_stopped(within(self._reactor, self._settings.interval / 2, reading))
-        except Exception:
+        except Exception as error:
             reading.cancel()
             if not self.running:
                 raise
             if not self._unread:
                 self._unread = True
-                self._log.failure("the listeners could not be asked: heartbeats tell what was known last")
+                text = "the listeners could not be asked: heartbeats tell what was known last"
+                if isinstance(error, TimeoutError):
+                    # Nothing is wrong with the program: it, or whom it asks, had too much to do.
+                    self._log.critical(text + " ({error})", error=error)
+                else:
+                    self._log.failure(text)
             return None
         if self._unread:
             self._unread = False

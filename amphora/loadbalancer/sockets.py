@@ -9,12 +9,18 @@ from pathlib import Path
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IReactorTime, IReactorUNIX, ITCPTransport
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, IReactorUNIX, ITCPTransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
 ANSWER_LIMIT = 64 * 1024 * 1024
 """Bytes: a `show stat` of 100,000 servers is a third of it."""
+
+_TURNS = 8
+"""
+Of the reactor, that an answer is given after its time: connecting, writing, reading.  One that had its hands full with
+other connections must not take what waits there for silence.
+"""
 
 
 class ISocketReactor(IReactorUNIX, IReactorTime):
@@ -62,15 +68,19 @@ async def ask(reactor: ISocketReactor, path: Path, question: bytes, *, timeout: 
     """
     Send a question and read until the other side closes, as haproxy does after each answer.
 
-    @param timeout: Seconds for all of it, connecting included.
+    @param timeout: Seconds for all of it, connecting included; some turns of the reactor's are allowed in any case.
     @raise NoAnswer: if there is none; the text says why.
     """
     protocol: _Asking | None = None
     answered: Deferred[bytes] = Deferred()
     overdue = False
+    deadline: IDelayedCall
 
-    def give_up() -> None:
-        nonlocal overdue
+    def give_up(turns: int) -> None:
+        nonlocal overdue, deadline
+        if turns:
+            deadline = reactor.callLater(0, give_up, turns - 1)
+            return
         overdue = True
         connecting.cancel()
         if not answered.called:
@@ -81,7 +91,7 @@ async def ask(reactor: ISocketReactor, path: Path, question: bytes, *, timeout: 
     factory = Factory.forProtocol(lambda: _Asking(question, answered))
     factory.noisy = False
     connecting = endpoint.connect(factory)
-    deadline = reactor.callLater(timeout, give_up)
+    deadline = reactor.callLater(timeout, give_up, _TURNS)
     try:
         try:
             protocol = await connecting

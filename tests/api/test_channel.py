@@ -106,10 +106,13 @@ class ChannelTestCase(SynchronousTestCase):
             limits=limits,
         )
 
-    def connect(self, *, verified: bool = True, handshake: bool = True) -> tuple[AmphoraChannel, Transport]:
-        channel = self.site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+    def connect(
+        self, *, verified: bool = True, handshake: bool = True, host: str = "127.0.0.1"
+    ) -> tuple[AmphoraChannel, Transport]:
+        peer = IPv4Address("TCP", host, 1)
+        channel = self.site.buildProtocol(peer)
         assert isinstance(channel, AmphoraChannel)
-        transport = Transport()
+        transport = Transport(peerAddress=peer)
         channel.makeConnection(transport)
         if handshake:
             self.verdicts.known = verified
@@ -141,6 +144,7 @@ REQUESTS = {
     "pipelined": (b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n", b"GET /3 HTTP/1.1\r\n\r\n"),
     "expecting": (b"PUT /b HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n",),
     "malformed": (b"NONSENSE\r\n\r\n",),
+    "continued header": (b"GET / HTTP/1.1\r\nHost: a\r\n b\r\n\r\n",),
     "bad header": (b"GET / HTTP/1.1\r\nno colon\r\n\r\n",),
 }
 
@@ -184,6 +188,11 @@ class StrangerTests(ChannelTestCase):
         self.assertFalse(transport.aborted)
         channel.dataReceived(b"x")
         self.assertTrue(transport.aborted)
+
+    def test_at_the_first_line(self) -> None:
+        """A stranger is refused before its headers come: none of them is kept."""
+        answer = self.exchange(b"GET /info HTTP/1.1\r\n", b"X-Header: " + b"x" * 10_000, verified=False)
+        self.assert_only_answer(answer, 401, "Unauthorized")
 
     def test_never_verified_never_heard(self) -> None:
         """Without a handshake's end nobody is verified: the verdict begins at no."""
@@ -393,6 +402,13 @@ class PoolTests(ChannelTestCase):
         self.assertEqual([True, False, False, False], [transport.aborted for _, transport in connections])
         self.assertEqual(3, len(self.site.pools.strangers))
 
+    def test_a_flood_crowds_out_itself(self) -> None:
+        """Of strangers from several addresses, the one goes that came first from where most come from."""
+        controller = self.connect(handshake=False, host="192.0.2.1")[1]
+        flood = [self.connect(handshake=False, host="192.0.2.2")[1] for _ in range(5)]
+        self.assertFalse(controller.aborted)
+        self.assertEqual([True, True, True, False, False], [transport.aborted for transport in flood])
+
     def test_known_clients_have_a_pool_of_their_own(self) -> None:
         """Strangers do not crowd out those whose certificate was verified."""
         channel, transport = self.connect()
@@ -409,6 +425,14 @@ class PoolTests(ChannelTestCase):
             channel.dataReceived(b"GET / HTTP/1.1\r\n\r\n")
         third, transport = self.connect()
         self.assertEqual([False, True], [first[1].disconnecting, second[1].disconnecting])
+        third.dataReceived(b"GET / HTTP/1.1\r\n\r\n")
+        self.assertTrue(transport.value().startswith(b"HTTP/1.1 200 OK"))
+
+    def test_silent_client_makes_room(self) -> None:
+        """So is one that was verified and has asked nothing yet."""
+        first, _ = self.connect(), self.connect()
+        third, transport = self.connect()
+        self.assertTrue(first[1].disconnecting)
         third.dataReceived(b"GET / HTTP/1.1\r\n\r\n")
         self.assertTrue(transport.value().startswith(b"HTTP/1.1 200 OK"))
 

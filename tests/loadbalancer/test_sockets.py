@@ -65,6 +65,18 @@ class AskTests(SynchronousTestCase):
         self.assertTrue(connection.disconnected)
         connection.close(ConnectionLost())
 
+    def test_late_to_look(self) -> None:
+        """What was there in time, but had to wait for a busy reactor to look, is heard."""
+        connection = self.reactor.accept()
+
+        def look() -> None:
+            connection.answer(b"Name: HAProxy\n\n")
+            connection.close()
+
+        self.reactor.callLater(5.0, look)
+        self.reactor.advance(5.0)
+        self.assertEqual(b"Name: HAProxy\n\n", self.successResultOf(self.asking))
+
     def test_drip(self) -> None:
         """A byte now and then gains no time."""
         connection = self.reactor.accept()
