@@ -181,7 +181,7 @@ class StateTests(StoreTestCase):
             self.files.state.write_bytes(content)
             with capturedLogs() as log:
                 self.assertEqual(InstanceState(), store.load_state(self.files), content)
-            self.assertIn(f"{self.files.state} cannot be used: ", formatEvent(log[0]))
+            self.assertIn(f"{self.files.state} cannot be used: ", "\n".join(map(formatEvent, log)))
         self.files.state.unlink()
         self.files.state.mkdir()
         self.assertEqual(InstanceState(), store.load_state(self.files))
