@@ -123,9 +123,14 @@ class FaultTestCase(HeartbeatTestCase):
     What a test does to them it does in a L{watch}.
     """
 
+    @property
+    def namespace(self) -> str:
+        """Where the load balancer and its members are; empty for our own."""
+        return ""
+
     async def setUp(self) -> None:  # type: ignore[override]
         await super().setUp()
-        self.members = (self.new_member(), self.new_member())
+        self.members = (self.new_member(self.namespace), self.new_member(self.namespace))
         self.balancer = await self.running(LoadBalancer(members=self.members))
 
         def told_well() -> bool:
@@ -162,7 +167,9 @@ class FaultTestCase(HeartbeatTestCase):
         @param spares_traffic: False where haproxy itself is what fails: requests may fail meanwhile, not afterwards.
         @param spares_agent: False where an agent ends: it cannot be reached meanwhile, but afterwards.
         """
-        watch = Watch(Traffic(self.balancer.port), Questions(self.new_client()), self.heard, len(self.heard))
+        watch = Watch(
+            Traffic(self.balancer.port, self.namespace), Questions(self.new_client()), self.heard, len(self.heard)
+        )
         running = [Deferred.fromCoroutine(each.run()) for each in (watch.traffic, watch.questions)]
         try:
             await watch.goes_on()
