@@ -57,6 +57,12 @@ def options(unit: str) -> Iterator[tuple[str, str]]:
             yield name, value
 
 
+def limits() -> list[str]:
+    """The lines of the agent's unit that say what it and its children may do."""
+    lines = [f"{name}={value}" for name, value in options("amphora-agent.service")]
+    return [line for line in lines[lines.index("KillMode=process") :] if not line.startswith("WantedBy=")]
+
+
 class UnitTests(SynchronousTestCase):
     def test_mount_namespaces(self) -> None:
         """No service has mounts of its own: network namespaces that are made there would be there for nobody else."""

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import sys
 from pathlib import Path
+
+from twisted.trial.unittest import TestCase
 
 from amphora.process import ProcessIdentity
 from tests.faults.watched import FaultTestCase
 from tests.integration.harness import AgentProcess, LoadBalancer, free_port, wait_until
-from tests.integration.machine import Machine, UnitAgent
-from tests.integration.support import requires
+from tests.integration.machine import CONF, Machine, UnitAgent
+from tests.integration.support import count, requires, short_directory
+from tests.test_units import limits
 
 UNIT = "amphora-agent.service"
 _FORBIDDEN = {"SYS_MODULE": 16, "SYS_RAWIO": 17, "SYS_BOOT": 22, "SYS_TIME": 25, "MKNOD": 27, "SYSLOG": 34, "BPF": 39}
@@ -119,3 +123,50 @@ class UnitTests(FaultTestCase):
             await wait_until(lambda: not hung.alive, "the watchdog to bite")
         self.assertEqual(haproxy, self.haproxy())
         self.assertIn("Fatal Python error: Aborted", self.agent.log)
+
+
+@requires("root", "haproxy", "keepalived", "ip", "dnsmasq", "gcc", "nft", "machine")
+class LimitsTests(TestCase):
+    """What else the agent does, and keepalived with it, under the limits of the unit."""
+
+    timeout = 1800
+
+    TESTS = (
+        "tests.integration.test_lvs.LifeTests.test_life",
+        "tests.integration.test_network.SpecificationTests.test_plug_vip",
+        "tests.integration.test_nftables.NftProgramTests.test_filter",
+        "tests.integration.test_vrrp.RoleTests.test_pair",
+    )
+    ALL_TESTS = tuple(
+        f"tests.integration.test_{name}"
+        for name in (
+            *("adoption", "agent_1_0", "details", "listeners", "load_balancers_1_0", "lvs", "metrics", "network"),
+            *("network_dhcp", "nftables", "plug_1_0", "supervision", "topology", "vrrp", "vrrp_1_0"),
+        )
+    )
+
+    async def test_limits(self) -> None:
+        """Tests that pass without the unit's limits pass with them: these are run as a service that has them."""
+        directory = short_directory(self)
+        machine = Machine(directory)
+        self.addCleanup(machine.end)
+        await machine.boot()
+        tests = self.ALL_TESTS if count(0, 1) else self.TESTS
+        unit = machine.root / "run/systemd/system/tests.service"
+        unit.parent.mkdir(exist_ok=True)
+        # One test holds a process with ptrace(2), which the agent may not.
+        lines = (
+            "[Service]",
+            "Type=oneshot",
+            *limits(),
+            "SystemCallFilter=ptrace",
+            f"WorkingDirectory={CONF.parent}",
+            f"Environment=PATH={os.environ['PATH']} AMPHORA_REQUIRE_INTEGRATION=1 PYTHONDONTWRITEBYTECODE=1",
+            f"ExecStart={sys.executable} -m twisted.trial --temp-directory=/run/trial {' '.join(tests)}",
+            "StandardOutput=file:/run/tests",
+            "",
+        )
+        unit.write_text("\n".join(lines))
+        await machine.systemctl("daemon-reload")
+        done = await machine.run("systemctl", "start", "tests.service", patience=self.timeout)
+        self.assertEqual(0, done.returncode, (machine.root / "run/tests").read_text())

@@ -152,11 +152,11 @@ class Machine:
                 raise AssertionError(f"waited in vain for {what}")
             sleep(0.05)
 
-    def run(self, *command: str) -> Deferred[subprocess.CompletedProcess[str]]:
+    def run(self, *command: str, patience: float = _PATIENCE) -> Deferred[subprocess.CompletedProcess[str]]:
         """Run a command inside."""
-        return deferToThread(self._run, *command)
+        return deferToThread(self._run, *command, patience=patience)
 
-    def _run(self, *command: str) -> subprocess.CompletedProcess[str]:
+    def _run(self, *command: str, patience: float = _PATIENCE) -> subprocess.CompletedProcess[str]:
         enter = [
             "nsenter",
             "--target",
@@ -171,7 +171,7 @@ class Machine:
         ]
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
         return subprocess.run(
-            [*enter, *command], capture_output=True, text=True, check=False, timeout=_PATIENCE, env=environment
+            [*enter, *command], capture_output=True, text=True, check=False, timeout=patience, env=environment
         )
 
     async def systemctl(self, *arguments: str) -> str:

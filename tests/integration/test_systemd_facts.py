@@ -8,7 +8,7 @@ from twisted.trial.unittest import TestCase
 
 from tests.integration.machine import Machine
 from tests.integration.support import requires, short_directory
-from tests.test_units import HIDING, options
+from tests.test_units import HIDING, limits
 
 
 @requires("machine")
@@ -42,7 +42,5 @@ class MountNamespaceFacts(TestCase):
 
     async def test_everybodys(self) -> None:
         """The options of the agent's unit do not."""
-        unit = [f"{name}={value}" for name, value in options("amphora-agent.service")]
-        after = unit.index("KillMode=process")
-        [found] = await self.namespaces(["\n".join(line for line in unit[after:] if not line.startswith("WantedBy="))])
+        [found] = await self.namespaces(["\n".join(limits())])
         self.assertEqual(os.readlink(f"/proc/{self.machine.init}/ns/mnt"), found)
