@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from amphora.health.sender import HeartbeatReport
 from amphora.vrrp.standing import Standing
 
-STEP: float = 90.0
+_STEP = 90.0
 """Seconds that one step of a start may take.  The unit's own limit counts until the first one is told."""
 
 
@@ -52,7 +52,7 @@ class ServiceManager:
 
     def starting(self, step: str) -> None:
         """A step of the start begins, and may take its time."""
-        self._send(f"STATUS=Starting: {step}", f"EXTEND_TIMEOUT_USEC={_microseconds(STEP)}")
+        self._send(f"STATUS=Starting: {step}", f"EXTEND_TIMEOUT_USEC={_microseconds(_STEP)}")
 
     def ready(self, patience: float | None) -> None:
         """

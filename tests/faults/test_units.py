@@ -8,11 +8,12 @@ import stat
 import sys
 from pathlib import Path
 
+from attrs import evolve
 from twisted.trial.unittest import TestCase
 
 from amphora.process import ProcessIdentity
 from tests.faults.watched import FaultTestCase
-from tests.integration.harness import AgentProcess, LoadBalancer, free_port, wait_until
+from tests.integration.harness import AgentProcess, free_port, get, wait_until
 from tests.integration.machine import CONF, Machine, UnitAgent
 from tests.integration.support import count, requires, short_directory
 from tests.test_units import limits
@@ -28,15 +29,15 @@ def status_of(process: ProcessIdentity) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
-@requires("root", "haproxy", "ip", "machine")
-class UnitTests(FaultTestCase):
+class UnitTestCase(FaultTestCase):
     agent: UnitAgent
+    drop_in = ""
+    """What the unit says besides."""
 
     def make_agent(self) -> AgentProcess:
         machine = Machine(self.directory)
         self.addCleanup(machine.end)
-        # That is shorter than what the agent allows its rounds of heartbeats, and tells systemd.
-        return UnitAgent(self.directory, self.pki, free_port(), machine=machine, drop_in="WatchdogSec=2")
+        return UnitAgent(self.directory, self.pki, free_port(), machine=machine, drop_in=self.drop_in)
 
     async def start(self, *controllers: str) -> None:
         await super().start(controllers[0])
@@ -55,6 +56,9 @@ class UnitTests(FaultTestCase):
         assert process is not None
         return process
 
+
+@requires("root", "haproxy", "ip", "machine")
+class UnitTests(UnitTestCase):
     async def test_confined(self) -> None:
         """The agent and haproxy have no rights but those of the unit, and the mounts that everybody has."""
         mounts = os.readlink(f"/proc/{self.agent.machine.init}/ns/mnt")
@@ -67,18 +71,24 @@ class UnitTests(FaultTestCase):
         certificates = self.agent.base_path / "certs"
         self.assertEqual(0o700, stat.S_IMODE(certificates.stat().st_mode))
         self.assertNotIn("not on a memory file system", self.agent.log)
-        # haproxy compiles regular expressions to code as it reads them.
-        await self.client.upload_haproxy(
-            self.balancer.listener_id,
-            LoadBalancer(
-                self.balancer.listener_id,
-                self.balancer.pool_id,
-                self.balancer.port,
-                self.members,
-                extra_frontend=("http-request deny if { path -m reg ^/(a|b)+c$ }",),
-            ).config(),
+
+    async def test_tenants_configuration(self) -> None:
+        """What a configuration may ask for is left to haproxy: another user, a root of its own, regular expressions."""
+        demanding = evolve(
+            self.balancer,
+            extra_global=("user nobody", "chroot /run"),
+            # They are compiled to code as they are read.
+            extra_frontend=("http-request deny if { path -m reg ^/(a|b)+c$ }",),
         )
+        await self.client.upload_haproxy(self.balancer.listener_id, demanding.config())
         await self.client.reload(self.balancer.listener_id)
+        self.assertIn(b" 200 OK\r\n", await get(self.balancer.port, namespace=self.namespace))
+        self.assertTrue(self.is_well((await self.next_heartbeat()).message))
+        details = await self.client.details()
+        self.assertEqual(1, details.haproxy_count)
+        haproxy = self.haproxy()
+        await self.client.stop(self.balancer.listener_id)
+        self.assertFalse(haproxy.alive)
 
     async def test_told(self) -> None:
         """
@@ -95,7 +105,7 @@ class UnitTests(FaultTestCase):
             return (await machine.show(UNIT, "StatusText")).startswith("ACTIVE (SINGLE); listeners: 1; ")
 
         await wait_until(told, "the unit to tell how the agent fares")
-        self.assertEqual("6.500000s", await machine.show(UNIT, "WatchdogUSec"))
+        self.assertEqual("30s", await machine.show(UNIT, "WatchdogUSec"))
         self.agent.options["health_manager"]["heartbeat_interval"] = 60
         self.agent.write_config()
         await machine.systemctl("reload", UNIT)
@@ -113,6 +123,12 @@ class UnitTests(FaultTestCase):
             await self.agent.machine.systemctl("stop", UNIT)
             await self.agent.machine.systemctl("start", UNIT)
         self.assertEqual(haproxy, self.haproxy())
+
+
+@requires("root", "haproxy", "ip", "machine")
+class WatchdogTests(UnitTestCase):
+    drop_in = "WatchdogSec=2"
+    """Less than what the agent allows its rounds of heartbeats, which it tells systemd: 6.5 s."""
 
     async def test_B4_hangs(self) -> None:
         """An agent that hangs tells where, and is started anew before a controller takes the amphora for dead."""

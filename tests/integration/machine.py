@@ -101,7 +101,7 @@ class Machine:
 
     directory: Path
     """An empty one for its use."""
-    _cgroup: Path = field(init=False)
+    _cgroup: Path | None = field(init=False, default=None)
     _process: subprocess.Popen[bytes] | None = field(init=False, default=None)
     init: int = field(init=False, default=0)
     """Its first process, as its id is here."""
@@ -121,13 +121,13 @@ class Machine:
     def _boot(self) -> None:
         cgroups = _cgroups()
         assert cgroups is not None
-        self._cgroup = cgroups / f"amphora-{new_suffix()}"
-        self._cgroup.mkdir()
+        self._cgroup = cgroup = cgroups / f"amphora-{new_suffix()}"
+        cgroup.mkdir()
         place = self.directory / "machine"
         place.mkdir()
         agent = Path(sys.executable).parent / "amphora-agent"
         boot = ["sh", "-c", _BOOT, "boot", *map(str, (place, CONF, agent, SYSTEMD))]
-        enter = f"echo $$ >{shlex.quote(str(self._cgroup / 'cgroup.procs'))} && exec "
+        enter = f"echo $$ >{shlex.quote(str(cgroup / 'cgroup.procs'))} && exec "
         private = [*_PRIVATE, "--pid", "--fork", "--kill-child=KILL"]
         with open(self.directory / "boot.log", "wb") as log:
             self._process = subprocess.Popen(
@@ -157,21 +157,14 @@ class Machine:
         return deferToThread(self._run, *command, patience=patience)
 
     def _run(self, *command: str, patience: float = _PATIENCE) -> subprocess.CompletedProcess[str]:
-        enter = [
-            "nsenter",
-            "--target",
-            str(self.init),
-            "--pid",
-            "--mount",
-            "--uts",
-            "--ipc",
-            "--cgroup",
-            "--root",
-            "--wd",
-        ]
-        environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+        parts = ("--pid", "--mount", "--uts", "--ipc", "--cgroup", "--root", "--wd")
         return subprocess.run(
-            [*enter, *command], capture_output=True, text=True, check=False, timeout=patience, env=environment
+            ["nsenter", "--target", str(self.init), *parts, *command],
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=patience,
         )
 
     async def systemctl(self, *arguments: str) -> str:
@@ -216,6 +209,8 @@ class Machine:
         self._wait(self._cgroup_is_gone, "the machine's processes to end")
 
     def _cgroup_is_gone(self) -> bool:
+        if self._cgroup is None:
+            return True
         for folder, _, _ in os.walk(self._cgroup, topdown=False):
             with suppress(OSError):
                 os.rmdir(folder)
