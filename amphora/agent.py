@@ -24,6 +24,7 @@ from amphora.lvs.listeners import LvsListeners
 from amphora.network.namespace import NamespaceUnusable, ensure_namespace
 from amphora.network.plugging import Network
 from amphora.network.sysctl import apply_sysctls
+from amphora.service_manager import ServiceManager
 from amphora.vrrp.check_scripts import CheckScripts
 from amphora.vrrp.keepalived import Keepalived
 from amphora.vrrp.topology import AmphoraTopology
@@ -65,10 +66,15 @@ class Agent(MultiService):
         keepalived: Keepalived,
         topology: AmphoraTopology,
         speakers: list[IService],
+        manager: ServiceManager,
+        patience: Callable[[], float | None],
         leave: Callable[[], Awaitable[None]],
         give_up: Callable[[], None],
     ) -> None:
         """
+        @param manager: Told how the start goes, and of its end.
+        @param patience: Seconds without a round of heartbeats after which the agent has to be started anew; None for
+            never.
         @param leave: Called when all has been said and done, before haproxy is let go.
         """
         super().__init__()
@@ -85,6 +91,8 @@ class Agent(MultiService):
         self._keepalived = keepalived
         self._topology = topology
         self._speakers = speakers
+        self._manager = manager
+        self._patience = patience
         self._leave = leave
         self._give_up = give_up
         self._beginning: Deferred[None] | None = None
@@ -101,6 +109,7 @@ class Agent(MultiService):
             await ensure_namespace(self._reactor, self._namespace)
             await self._blocking.run(apply_sysctls, self._namespace, _SETTINGS)
         await self._topology.load()
+        self._manager.starting("the network is put back")
         await self._network.put_back()
         self._notify.listen(self._reactor)
         certificates = self._store.base_cert_dir
@@ -111,8 +120,10 @@ class Agent(MultiService):
             )
         await self._check_scripts.install()
         await self._kept.take()
+        self._manager.starting("looking for haproxies")
         await self._instances.adopt()
         self._kept.drop_unclaimed()
+        self._manager.starting("looking for keepaliveds")
         await self._lvs_listeners.adopt()
         await self._keepalived.adopt()
         self._topology.resume()
@@ -120,6 +131,7 @@ class Agent(MultiService):
             for speaker in self._speakers:
                 speaker.setServiceParent(self)
             self._log.info("The amphora agent is ready")
+            self._manager.ready(self._patience())
 
     def _failed(self, reason: Failure) -> None:
         if reason.check(BasePathTaken, NamespaceUnusable, CannotListenError, VerificationNotInForce, OSError):
@@ -131,6 +143,7 @@ class Agent(MultiService):
 
     def stopService(self) -> Deferred[None]:
         """Stop speaking, let the jobs at work end, and let go of haproxy and keepalived."""
+        self._manager.stopping()
         return Deferred.fromCoroutine(self._stop(super().stopService()))
 
     async def _stop(self, speakers_stopped: Deferred[object]) -> None:

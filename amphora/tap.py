@@ -64,6 +64,7 @@ from amphora.network.plugging import Network
 from amphora.network.records import Records
 from amphora.process import ProcessIdentity, boot_id
 from amphora.sample import Sample
+from amphora.service_manager import ServiceManager, status_line
 from amphora.startable import require_places
 from amphora.system.figures import Meter
 from amphora.system.haproxy_version import HaproxyVersion
@@ -166,8 +167,14 @@ def build_agent(reactor: IReactor, config_file: Path, settings: Settings) -> Age
     def apply(now: Settings) -> None:
         logs.set(debug=now.debug)
         heartbeats.renew(heartbeat_settings(now))
+        manager.watch(heartbeat_settings(now).patience)
         topology.take_default(default_topology(now), in_use=in_use())
 
+    def round_done() -> None:
+        listeners = len(instances.listeners()) + len(lvs_listeners.ids())
+        manager.alive(status_line(topology.standing, listeners, heartbeats.report()))
+
+    manager = ServiceManager.of(os.environ, os.getpid())
     live = LiveSettings(config_file, settings, blocking, check, prepare, apply)
     store = Store(Path(settings.base_path), Path(settings.base_cert_dir))
     notify = NotifySocket(store.notify_socket)
@@ -268,6 +275,7 @@ def build_agent(reactor: IReactor, config_file: Path, settings: Settings) -> Age
         standing=lambda: topology.standing,
         taken=lambda taken: instances.taken(each for each in taken if isinstance(each, InstanceSample)),
         silence=lambda: keepalived.shortcoming,
+        round_done=round_done,
         counters=Counters(store.base_path, boot_id=boot_id(), agent_started=ProcessIdentity.current().started),
     )
     meter = Meter(
@@ -368,6 +376,8 @@ def build_agent(reactor: IReactor, config_file: Path, settings: Settings) -> Age
         keepalived=keepalived,
         topology=topology,
         speakers=speakers,
+        manager=manager,
+        patience=lambda: heartbeat_settings(live.now).patience,
         leave=heartbeats.leave,
         give_up=lambda: give_up(reactor),
     )

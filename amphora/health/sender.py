@@ -47,6 +47,9 @@ LOOKUP_AGE: Final = 60.0
 SHORTEST_GAP: Final = 1.0
 """Seconds at least from one heartbeat to one that is asked for in between."""
 
+_READ_SHARE: Final = 0.5
+"""Which part of an interval the sources have for their answers."""
+
 _DISK_PATIENCE: Final = 1.0
 _LOOKUP_PATIENCE: Final = 1.0
 """Seconds that one heartbeat waits for names to be looked up, however many there are."""
@@ -247,6 +250,19 @@ class HeartbeatSettings:
         """Seconds for which a haproxy's last answer is told."""
         return (REMEMBERED_INTERVALS + 0.5) * self.interval
 
+    @property
+    def patience(self) -> float | None:
+        """
+        Seconds without the end of a round after which a sender hangs; None where it has no rounds.
+
+        From one end to the next are an interval and a round at most.  The longest round is one in which nothing
+        answers: no haproxy, no disk, and no name of a controller.  One interval more is for a machine that is busy.
+        """
+        if self.missing is not None:
+            return None
+        deliveries = len(self.controllers) * (_LOOKUP_PATIENCE + 2 * sum(_REFUSAL_PAUSES))
+        return 2 * self.interval + self.interval * _READ_SHARE + 2 * _DISK_PATIENCE + deliveries
+
 
 @define(eq=False)
 class _Destination:
@@ -331,6 +347,7 @@ class HeartbeatSender(Service):
         standing: Callable[[], Standing] = lambda: ALONE,
         taken: Callable[[Sequence[Sample]], None] = lambda _: None,
         silence: Callable[[], str | None] = lambda: None,
+        round_done: Callable[[], None] = lambda: None,
         phase: Callable[[], float] = random.random,
         look_up: Callable[[str, int], Sequence[str]] = look_up,
     ) -> None:
@@ -344,6 +361,8 @@ class HeartbeatSender(Service):
         @param taken: Called with what C{samples} answered, when its traffic was told, or written down to be told.
         @param silence: Asked before each heartbeat why none may leave; None where one may.  An amphora that cannot do
             its work falls silent, so that its controller replaces it.
+        @param round_done: Called whenever a round has come to its end, one in which nothing was to be sent, or nobody
+            could be reached, as well; not after one that failed by a mistake of ours.
         @param phase: Which part of an interval, from 0 to 1, to wait between the first heartbeat and the second, so
             that amphorae that were started together do not all speak at once for good.
         @param look_up: Finds the addresses of a name and port.
@@ -359,6 +378,7 @@ class HeartbeatSender(Service):
         self._standing = standing
         self._taken = taken
         self._silence = silence
+        self._round_done = round_done
         self._silent = False
         self._ledger = _Ledger(reactor, blocking, counters)
         self._phase = phase
@@ -483,6 +503,7 @@ class HeartbeatSender(Service):
     async def _guarded_round(self) -> None:
         try:
             await self._round()
+            self._round_done()
         except Exception:
             if self.running:
                 self._log.failure("a heartbeat failed; the next one is tried in its time")
@@ -507,7 +528,7 @@ class HeartbeatSender(Service):
             return
         reading = Deferred.fromCoroutine(self._ask())
         try:
-            samples = await within(self._reactor, self._settings.interval / 2, reading)
+            samples = await within(self._reactor, self._settings.interval * _READ_SHARE, reading)
             await self._ledger.keep(samples)
         except Exception:
             reading.cancel()
@@ -557,7 +578,7 @@ class HeartbeatSender(Service):
         """Ask all sources; None if that failed as a whole or took too long."""
         reading = Deferred.fromCoroutine(self._ask())
         try:
-            samples = await self._unless_stopped(within(self._reactor, self._settings.interval / 2, reading))
+            samples = await self._unless_stopped(within(self._reactor, self._settings.interval * _READ_SHARE, reading))
         except Exception as error:
             reading.cancel()
             if not self.running:

@@ -9,7 +9,7 @@ from attrs import evolve
 
 from tests.faults.watched import FaultTestCase, Traffic
 from tests.integration.api_1_0 import Answer, call
-from tests.integration.harness import LoadBalancer, Member, new_id
+from tests.integration.harness import LoadBalancer
 from tests.integration.networks import Cable, new_cable, new_namespace
 
 VIP = "203.0.113.2"
@@ -35,12 +35,6 @@ class InsideTestCase(FaultTestCase):
 
     def new_traffic(self) -> Traffic:
         return Traffic(self.balancer.port, self.far, VIP)
-
-    def new_member(self) -> Member:
-        member = Member(new_id(), namespace=self.namespace)
-        member.up()
-        self._members.append(member)
-        return member
 
     def cable(self, **how: str) -> Cable:
         return new_cable(self, self.far, **how)

@@ -124,9 +124,12 @@ class FaultTestCase(HeartbeatTestCase):
     What a test does to them it does in a L{watch}.
     """
 
+    namespace = ""
+    """Where the load balancer and its members are; empty for our own."""
+
     async def setUp(self) -> None:  # type: ignore[override]
         await super().setUp()
-        self.members = (self.new_member(), self.new_member())
+        self.members = (self.new_member(self.namespace), self.new_member(self.namespace))
         self.balancer = await self.running(LoadBalancer(members=self.members))
 
         def told_well() -> bool:
@@ -136,7 +139,7 @@ class FaultTestCase(HeartbeatTestCase):
 
     def new_traffic(self) -> Traffic:
         """The client that a watch has."""
-        return Traffic(self.balancer.port)
+        return Traffic(self.balancer.port, self.namespace)
 
     def is_well(self, message: Mapping[str, Any]) -> bool:
         """Does a heartbeat tell what is true while nothing happens to haproxy and the members?"""

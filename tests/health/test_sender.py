@@ -143,6 +143,8 @@ class SenderTestCase(SynchronousTestCase):
         self.asked: list[float] = []
         self.question: Callable[[], Awaitable[Sequence[Sample]]] = lambda: succeed(self.samples)
         self.looked_up: list[str] = []
+        self.rounds: list[float] = []
+        """When each round came to its end."""
         self.senders: list[HeartbeatSender] = []
 
     standing = ALONE
@@ -184,6 +186,7 @@ class SenderTestCase(SynchronousTestCase):
             counters=Counters(self.directory, boot_id="boot", agent_started=1000),
             standing=lambda: self.standing,
             silence=lambda: self.silent_for,
+            round_done=lambda: self.rounds.append(self.clock.seconds()),
             phase=lambda: phase,
             look_up=self.find,
         )
@@ -340,6 +343,72 @@ class CadenceTests(SenderTestCase):
         receiver.hear()
         self.pass_time(10)
         self.assertEqual(len(receiver.hear()), 1)
+
+
+class ProgressTests(SenderTestCase):
+    """What tells a watchdog that the sender goes on."""
+
+    def test_each_round(self) -> None:
+        """A round that came to its end counts, whether a heartbeat left, nobody could be reached or none may leave."""
+        receiver = self.receiver()
+        self.started(receiver.controller)
+        self.pass_time(5)
+        self.assertEqual(1, len(self.rounds))
+        receiver.close()
+        self.pass_time(INTERVAL)
+        self.assertEqual(2, len(self.rounds))
+        self.silent_for = "keepalived hangs"
+        self.pass_time(INTERVAL)
+        self.assertEqual(3, len(self.rounds))
+
+    def test_failing_rounds(self) -> None:
+        """Rounds that fail for a reason that nobody thought of do not count: no heartbeat leaves."""
+        self.started(self.receiver().controller)
+        self.samples = [None]  # type: ignore[list-item]
+        self.pass_time(INTERVAL * 3)
+        self.assertEqual([], self.rounds)
+        self.flushLoggedErrors(AttributeError)
+
+    def test_stuck(self) -> None:
+        """A round that does not end does not count, and no other runs meanwhile."""
+        sender = self.started(self.receiver().controller)
+        self.pass_time(5)
+
+        async def never(datagram: bytes) -> bool:
+            await stuck
+            return False
+
+        stuck: Deferred[None] = Deferred()
+        self.patch(sender, "_deliver", never)
+        self.pass_time(INTERVAL * 5)
+        sender.beat_now()
+        self.pass_time(INTERVAL)
+        self.assertEqual(1, len(self.rounds))
+        stuck.callback(None)
+
+    def test_patience(self) -> None:
+        """Where nothing answers at all, no round takes longer than a sender may before it counts as stuck."""
+        controllers = [self.receiver().controller, *(Controller(f"name-{number}", 5555) for number in range(6))]
+        for interval in (1.0, 10.0, 60.0):
+            settings = HeartbeatSettings(KEY, tuple(controllers), interval)
+            sender = self.sender(*controllers)
+            sender.renew(settings)
+            self.rounds.clear()
+            self.question = Deferred
+            self.blocking.hold()
+            sender.startService()
+            self.pass_time(interval * 10 + 100)
+            patience = settings.patience
+            assert patience is not None
+            self.assertLess(max(after - before for before, after in pairwise(self.rounds)), patience)
+            self.blocking.release()
+            self.stop(sender)
+            self.flushLoggedErrors()
+
+    def test_nothing_to_wait_for(self) -> None:
+        """Where no heartbeats can be sent none can be overdue."""
+        self.assertEqual(None, HeartbeatSettings(None, (UNSENDABLE,), INTERVAL).patience)
+        self.assertEqual(None, HeartbeatSettings(KEY, (), INTERVAL).patience)
 
 
 class RenewalTests(SenderTestCase):

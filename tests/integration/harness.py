@@ -470,11 +470,14 @@ class AgentTestCase(TestCase):
     def setUp(self) -> None:
         self.directory = short_directory(self)
         self.pki = ThrowAwayPKI.create(self.directory, AMPHORA_ID)
-        self.agent = AgentProcess(self.directory, self.pki, free_port(), self.agent_options())
+        self.agent = self.make_agent()
         self.addCleanup(lambda: Deferred.fromCoroutine(self._clean_up()))
         self._clients: list[AmphoraClient] = []
         self._members: list[Member] = []
         self.client = self.new_client()
+
+    def make_agent(self) -> AgentProcess:
+        return AgentProcess(self.directory, self.pki, free_port(), self.agent_options())
 
     def agent_options(self) -> dict[str, dict[str, object]]:
         """What this case's agent is configured with beside the usual."""
@@ -494,8 +497,8 @@ class AgentTestCase(TestCase):
         """A controller that speaks bytes."""
         return RawClient(self.agent.port, client_context(self.pki, self.pki.client, self.pki.client_key))
 
-    def new_member(self) -> Member:
-        member = Member(new_id())
+    def new_member(self, namespace: str = "") -> Member:
+        member = Member(new_id(), namespace=namespace)
         member.up()
         self._members.append(member)
         return member

@@ -33,9 +33,25 @@ def _has_ipv6() -> bool:
     return True
 
 
+@functools.cache
+def _can_boot() -> bool:
+    """May we boot a machine of L{tests.integration.machine}?"""
+    from tests.integration.machine import can_boot
+
+    return can_boot()
+
+
 def missing(needs: Sequence[str]) -> str | None:
-    """Say what is lacking of `needs`: names of programs, "root" for its rights, "ipv6", "octavia".  None if nothing."""
-    others = {"root": lambda: os.geteuid() == 0, "ipv6": _has_ipv6, "octavia": OCTAVIA.exists}
+    """
+    Say what is lacking of `needs`: names of programs, "root" for its rights, "ipv6", "octavia", "machine" for one that
+    systemd boots.  None if nothing.
+    """
+    others: dict[str, Callable[[], bool]] = {
+        "root": lambda: os.geteuid() == 0,
+        "ipv6": _has_ipv6,
+        "octavia": OCTAVIA.exists,
+        "machine": _can_boot,
+    }
     lacking = [need for need in needs if not (others[need]() if need in others else program(need))]
     return f"needs {', '.join(lacking)}" if lacking else None
 
