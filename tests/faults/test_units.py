@@ -37,12 +37,11 @@ class UnitTestCase(FaultTestCase):
     def make_agent(self) -> AgentProcess:
         machine = Machine(self.directory)
         self.addCleanup(machine.end)
-        agent = UnitAgent(self.directory, self.pki, free_port(), machine=machine, drop_in=self.drop_in)
-        self.namespace = agent.namespace
-        return agent
+        return UnitAgent(self.directory, self.pki, free_port(), machine=machine, drop_in=self.drop_in)
 
     async def start(self, *controllers: str) -> None:
         await super().start(controllers[0])
+        self.namespace = self.agent.namespace
 
     async def main_process(self) -> ProcessIdentity:
         process = self.agent.machine.process(int(await self.agent.machine.show(UNIT, "MainPID")))
