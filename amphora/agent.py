@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
 
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred
@@ -12,7 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from amphora.blocking import BlockingCalls
-from amphora.files import on_memory_file_system
+from amphora.files import forget_unfinished, on_memory_file_system
 from amphora.keepalived.process import IKeepalivedReactor
 from amphora.loadbalancer.haproxy import IHaproxyReactor
 from amphora.loadbalancer.instances import Instances
@@ -54,6 +55,7 @@ class Agent(MultiService):
         *,
         blocking: BlockingCalls,
         store: Store,
+        replaced: Iterable[Path],
         namespace: str,
         network: Network,
         notify: NotifySocket,
@@ -68,12 +70,14 @@ class Agent(MultiService):
         give_up: Callable[[], None],
     ) -> None:
         """
+        @param replaced: Files elsewhere that the agent replaces.
         @param leave: Called when all has been said and done, before haproxy is let go.
         """
         super().__init__()
         self._reactor = reactor
         self._blocking = blocking
         self._store = store
+        self._replaced = tuple(replaced)
         self._namespace = namespace
         self._network = network
         self._notify = notify
@@ -96,6 +100,8 @@ class Agent(MultiService):
     async def _begin(self) -> None:
         self._lock = await self._blocking.run(self._store.lock)
         await self._blocking.run(self._store.prepare)
+        for path in self._replaced:
+            await self._blocking.run(forget_unfinished, path)
         if self._namespace:
             await ensure_namespace(self._reactor, self._namespace)
             await self._blocking.run(apply_sysctls, self._namespace, _SETTINGS)

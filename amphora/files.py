@@ -32,6 +32,12 @@ def remove_unfinished(directory: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def forget_unfinished(path: Path) -> None:
+    """Take away what was being made in the place of one file when an earlier agent was killed."""
+    with suppress(OSError):
+        beside(path).unlink(missing_ok=True)
+
+
 def make_directory(path: Path) -> None:
     """Make a directory for us alone, where there is none, and wait until the disk has it."""
     try:

@@ -172,11 +172,14 @@ class Store:
         """Make the directories that all else needs, and forget what an earlier agent left half-collected."""
         self.base_path.mkdir(parents=True, exist_ok=True)
         self.base_cert_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        remove_unfinished(self.base_path)
         shutil.rmtree(self.spool, ignore_errors=True)
         self.spool.mkdir(mode=0o700, exist_ok=True)
         for parent in (self.base_path, self.base_cert_dir):
             for directory in parent.iterdir():
                 if UUID.fullmatch(directory.name) and not directory.is_symlink():
+                    if parent == self.base_path:
+                        _finish_acceptance(self.files(directory.name))
                     remove_unfinished(directory)
                     with suppress(OSError):
                         directory.rmdir()
@@ -212,15 +215,7 @@ def load_state(files: InstanceFiles) -> InstanceState:
     an instance that should run leaves behind.
     """
     with suppress(OSError, ValueError, TypeError, KeyError):
-        known = json.loads(files.state.read_bytes())
-        return InstanceState(
-            amphora_id=str(known["amphora_id"]),
-            should_run=known["should_run"] is True,
-            refused=known["refused"] is True,
-            deleted=known["deleted"] is True,
-            kept=known.get("kept") is True,
-            vips_stay=known.get("vips_stay") is True,
-        )
+        return _decode_state(files.state.read_bytes())
     return InstanceState(
         should_run=files.config.exists() and files.pid_file.exists(), refused=not files.config.exists()
     )
@@ -234,6 +229,19 @@ def save_state(files: InstanceFiles, state: InstanceState) -> None:
 
 def _encode_state(state: InstanceState) -> bytes:
     return json.dumps(asdict(state)).encode() + b"\n"
+
+
+def _decode_state(content: bytes) -> InstanceState:
+    """@raise ValueError, TypeError, KeyError: for what is none."""
+    known = json.loads(content)
+    return InstanceState(
+        amphora_id=str(known["amphora_id"]),
+        should_run=known["should_run"] is True,
+        refused=known["refused"] is True,
+        deleted=known["deleted"] is True,
+        kept=known.get("kept") is True,
+        vips_stay=known.get("vips_stay") is True,
+    )
 
 
 def stage_configuration(files: InstanceFiles, spooled: Path, overlay: bytes) -> None:
@@ -268,6 +276,17 @@ def accept_configuration(files: InstanceFiles, state: InstanceState) -> None:
     except OSError:
         unstage(files)
         raise
+
+
+def _finish_acceptance(files: InstanceFiles) -> None:
+    """
+    An agent that was killed when the staged upload was in its place, and the memory that goes with it was not, had
+    accepted it.  (A memory that was to change alone is as good new as old.)
+    """
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        if files.config.exists() and not files.candidate.exists():
+            _decode_state(beside(files.state).read_bytes())
+            rename_synced(beside(files.state), files.state)
 
 
 def refuse_configuration(files: InstanceFiles, state: InstanceState) -> None:
@@ -318,8 +337,9 @@ def begin_run(files: InstanceFiles, overlay: bytes) -> None:
 
 def confirm_run(files: InstanceFiles) -> None:
     """The running configuration works: what ran before is not needed any more."""
-    files.previous.unlink(missing_ok=True)
     files.previous_overlay.unlink(missing_ok=True)
+    # Last: as long as it is there, the next agent does this.
+    files.previous.unlink(missing_ok=True)
 
 
 def return_run(files: InstanceFiles) -> None:
@@ -360,8 +380,11 @@ def require_socket_room(files: InstanceFiles, sockets: tuple[Path, ...]) -> None
     @raise OSError: as the system says.
     """
     for directory in {files.directory, *(path.parent for path in sockets)}:
-        trial, second = directory / ".trial", directory / ".trial.bak"
+        # So named that the next agent takes them away if this one is killed now; nor do they mislead this one then.
+        trial, second = beside(directory / "trial"), beside(directory / "trial.bak")
         try:
+            for path in (trial, second):
+                path.unlink(missing_ok=True)
             with socket.socket(socket.AF_UNIX) as probe:
                 probe.bind(str(trial))
             os.link(trial, second)

@@ -141,6 +141,18 @@ def encode_should_run(wish: bool) -> bytes:
     return json.dumps({"should_run": wish}).encode() + b"\n"
 
 
+def is_deleted(files: LvsFiles) -> bool:
+    """Was a deletion begun that only needs to be finished?"""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        return json.loads(files.state.read_bytes())["deleted"] is True
+    return False
+
+
+def save_deletion(files: LvsFiles) -> None:
+    """Remember that a deletion has begun, until a wish is remembered.  @raise OSError: as the system says."""
+    replace_file(files.state, json.dumps({"should_run": False, "deleted": True}).encode() + b"\n")
+
+
 def read_config(path: Path) -> LvsConfig | None:
     """What a configuration file says; None where there is none, or it makes no sense any more."""
     try:

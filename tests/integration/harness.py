@@ -494,8 +494,8 @@ class AgentTestCase(TestCase):
         """A controller that speaks bytes."""
         return RawClient(self.agent.port, client_context(self.pki, self.pki.client, self.pki.client_key))
 
-    def new_member(self) -> Member:
-        member = Member(new_id())
+    def new_member(self, namespace: str = "") -> Member:
+        member = Member(new_id(), namespace=namespace)
         member.up()
         self._members.append(member)
         return member
