@@ -107,7 +107,7 @@ class Agent(MultiService):
             await self._blocking.run(apply_sysctls, self._namespace, _SETTINGS)
         await self._topology.load()
         await self._network.put_back()
-        self._notify.listen(self._reactor)
+        self._listen()
         certificates = self._store.base_cert_dir
         if not await self._blocking.run(on_memory_file_system, certificates):
             self._log.warn(
@@ -125,6 +125,15 @@ class Agent(MultiService):
             for speaker in self._speakers:
                 speaker.setServiceParent(self)
             self._log.info("The amphora agent is ready")
+
+    def _listen(self) -> None:
+        try:
+            self._notify.listen(self._reactor)
+        except (OSError, CannotListenError) as error:
+            # What runs, runs, and is to be told of.
+            self._log.error(
+                "No haproxy can be started or reloaded as long as its word cannot be heard: {error}", error=error
+            )
 
     def _failed(self, reason: Failure) -> None:
         if reason.check(BasePathTaken, NamespaceUnusable, CannotListenError, OSError):

@@ -146,7 +146,14 @@ class Store:
         @raise BasePathTaken: if another agent has it: two of them would take each other's haproxies for dead.
         """
         self.base_path.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.base_path / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        path = self.base_path / "agent.lock"
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            if not path.exists():
+                raise
+            # A disk that takes nothing keeps no agent from seeing to what runs.
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -174,7 +181,8 @@ class Store:
         self.base_cert_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         remove_unfinished(self.base_path)
         shutil.rmtree(self.spool, ignore_errors=True)
-        self.spool.mkdir(mode=0o700, exist_ok=True)
+        with suppress(OSError):
+            self.spool.mkdir(mode=0o700, exist_ok=True)
         for parent in (self.base_path, self.base_cert_dir):
             for directory in parent.iterdir():
                 if UUID.fullmatch(directory.name) and not directory.is_symlink():
@@ -203,6 +211,7 @@ class Store:
 
     def new_spool_file(self) -> tuple[int, Path]:
         """A new empty file to collect an upload in: its descriptor, open for writing, and its path."""
+        self.spool.mkdir(mode=0o700, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=self.spool)
         return handle, Path(name)
 

@@ -329,8 +329,7 @@ class LvsListener:
                 raise problem
 
     async def _delete(self) -> None:
-        # From here on the next agent would finish what we can not; where that cannot be written down, what follows makes
-        # room.
+        # From here on the next agent would finish what we can not.
         try:
             await self._around.blocking.run(store.save_deletion, self._files)
         except OSError as error:
