@@ -160,10 +160,12 @@ def accept(files: KeepalivedFiles, state: bytes, mode: int = 0o600) -> None:
         rename_synced(files.candidate, files.config)
         if files.given != files.config:
             rename_synced(beside(files.given), files.given)
-        rename_synced(beside(files.state), files.state)
     except OSError:
         unstage(files)
         raise
+    # It is in its place, and thereby accepted.  Where a failing disk lets no memory follow, the next agent does.
+    with suppress(OSError):
+        rename_synced(beside(files.state), files.state)
 
 
 def unstage(files: KeepalivedFiles) -> None:

@@ -281,10 +281,13 @@ def accept_configuration(files: InstanceFiles, state: InstanceState) -> None:
         write_synced(beside(files.state), _encode_state(state))
         files.overlay_candidate.unlink()
         rename_synced(files.candidate, files.config)
-        rename_synced(beside(files.state), files.state)
     except OSError:
-        unstage(files)
-        raise
+        if files.candidate.exists():
+            unstage(files)
+            raise
+    # It is in its place, and thereby accepted.  Where a failing disk lets no memory follow, the next agent does.
+    with suppress(OSError):
+        rename_synced(beside(files.state), files.state)
 
 
 def _finish_acceptance(files: InstanceFiles) -> None:

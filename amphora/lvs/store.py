@@ -162,12 +162,16 @@ def read_config(path: Path) -> LvsConfig | None:
 
 
 def delete(files: LvsFiles) -> None:
-    """Take everything away, what other agents left too; the configuration goes last, so that a repeat finds it."""
+    """
+    Take everything away, what other agents left too.
+
+    The configuration goes first: without it, whatever else is left is taken away by the next agent.
+    """
+    for path in (beside(files.config), files.config):
+        path.unlink(missing_ok=True)
     for path in (*files.pid_files.values(), files.lvs / f"octavia-keepalivedlvs-{files.listener_id}.vrrp.pid"):
         path.unlink(missing_ok=True)
     with suppress(FileNotFoundError):
         shutil.rmtree(files.directory)
-    for path in (beside(files.config), files.config):
-        path.unlink(missing_ok=True)
     with suppress(FileNotFoundError):
         sync_directory(files.lvs)

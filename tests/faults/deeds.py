@@ -118,14 +118,14 @@ class DeedTestCase(FaultTestCase, CallingTestCase):
         await wait_until(same, "all to be at rest")
         return seen[-1]
 
-    async def until_seen(self, what: str, *expected: Picture) -> Picture:
-        """Wait until one of these is seen, and answer with it."""
+    async def until_seen(self, what: str, *expected: Picture, but: Callable[[str], bool] = lambda _: False) -> Picture:
+        """Wait until one of these is seen, and answer with it.  @param but: Tells by its name what does not count."""
         seen: Picture = {}
 
         async def found() -> bool:
             nonlocal seen
             seen = await self.picture()
-            return seen in expected
+            return _without(seen, but) in [_without(each, but) for each in expected]
 
         try:
             await wait_until(found, what)
@@ -232,6 +232,10 @@ class HaproxyTestCase(DeedTestCase):
 def post_topology(topology: str = "ACTIVE-STANDBY") -> Request:
     body = {"topology": topology, "role": "ACTIVE", "ha_ip": VIRTUAL_ADDRESS, "secret": PASSWORD}
     return Request("v0.1", "POST", "/topology", json.dumps(body).encode())
+
+
+def _without(picture: Picture, but: Callable[[str], bool]) -> Picture:
+    return {name: there for name, there in picture.items() if not but(name)}
 
 
 def _difference(expected: Picture, seen: Picture) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -13,12 +14,19 @@ from attrs import define, evolve, field, frozen
 from twisted.internet.threads import deferToThread
 
 from amphora.testing.pki import Part
-from tests.faults.deeds import HaproxyTestCase, Request, Requests
-from tests.integration.harness import AMPHORA_ID, LoadBalancer, new_id
+from tests.faults.deeds import SEED, Deed, HaproxyTestCase, Request, Requests, post_topology
+from tests.integration.harness import AMPHORA_ID, LoadBalancer, new_id, wait_until
+from tests.integration.lvs import LvsText
+from tests.integration.networks import new_cable, new_namespace
 from tests.integration.pair import run
-from tests.integration.support import requires
+from tests.integration.support import count, requires
+from tests.integration.test_network import OF_VIP, VIP
+from tests.integration.test_nftables import nft
 
 FULL, READ_ONLY, FAILING = (os.strerror(each) for each in (errno.ENOSPC, errno.EROFS, errno.EIO))
+
+_LEFT = (".new", "previous.cfg", "previous-agent.cfg", "instance.json")
+"""Files that the next agent, or the next upload or reload, takes away or puts in place."""
 
 
 @define(eq=False)
@@ -41,7 +49,7 @@ class Disk:
         for size in (100_000, 1, 1):
             with contextlib.suppress(OSError):
                 while True:
-                    self._next().write_bytes(b"x" * size)
+                    self._next().write_bytes(b"Error storing keepalivedlvs configuration" * size)
 
     def take_all_names(self) -> None:
         """Leave no place for a file, but room."""
@@ -129,14 +137,18 @@ class DiskTestCase(HaproxyTestCase):
             for disk in disks:
                 fault.end(disk)
 
+    async def refused_now(self, fault: Fault, *requests: tuple[Request, str]) -> None:
+        """Each of these is told to be impossible, in the system's words too."""
+        for request, message in requests:
+            answer = await self.call(request.method, request.path, request.body, version=request.version)
+            self.assertEqual((500, message), (answer.status, answer.json["message"]), (request, answer.body))
+            self.assertIn(fault.words, answer.json["details"], request)
+
     async def refused(self, fault: Fault, disk: Disk, *requests: tuple[Request, str]) -> None:
-        """Each of these is told to be impossible, in the system's words too; what was there stays as it was."""
+        """The same, and what was there stays as it was."""
         before = disk.content()
         with self.befallen(fault, disk):
-            for request, message in requests:
-                answer = await self.call(request.method, request.path, request.body, version=request.version)
-                self.assertEqual((500, message), (answer.status, answer.json["message"]), (request, answer.body))
-                self.assertIn(fault.words, answer.json["details"], request)
+            await self.refused_now(fault, *requests)
             self.assertEqual(before, disk.content())
 
 
@@ -186,13 +198,148 @@ class DiskTests(DiskTestCase):
             await self.do(put, certificate)
 
     async def test_E2_start(self) -> None:
-        """An agent that starts on such a disk finds what runs, answers and tells of it, and says what is wrong."""
-        for fault in self.faults():
+        """An agent that starts on such a disk finds what runs, answers and tells of it; nobody has to start it anew."""
+        reload = Requests("v0.1", self.balancer.listener_id).act("reload")
+        for fault in self.chance.sample([*self.faults()], count(1, 4)):
             async with self.watch(spares_agent=False):
                 await self.agent.end(signal.SIGKILL)
                 with self.befallen(fault, self.disks["b"]):
                     await self.agent.start()
+                    if fault.words != FULL:
+                        self.assertIn(fault.words, self.agent.log)
                     self.assertEqual(self.balancer.config(), await self.client.haproxy(self.balancer.listener_id))
                     await self.next_heartbeat()
-                # Nobody has to start it anew.
-                await self.do(Requests("v0.1", self.balancer.listener_id).act("reload"))
+                    await self.refused_now(fault, (reload, "Error storing configuration"))
+                await self.do(reload)
+
+    async def test_E2_stop(self) -> None:
+        """No such disk keeps a haproxy running that was told to stop."""
+        it = Requests("v0.1", self.changed.listener_id)
+        await self.do(it.upload(self.changed.config()), it.act("start"))
+        async with self.watch():
+            for fault in self.faults():
+                with self.befallen(fault, self.disks["b"]):
+                    answer = await self.call("PUT", it.act("stop").path)
+                    self.assertIn(answer.status, (202, 500), answer.body)
+                    self.assertEqual(["haproxy"] * 2, [*self.processes()])
+                    self.assertEqual("STOPPED", (await self.client.listener(it.object_id)).status)
+                await self.do(it.act("start"))
+
+    async def test_any_step(self) -> None:
+        """
+        A disk that fails from any step on leaves what was, or what is to be; once it works again, who was told that
+        it did not gets what he asks for.
+        """
+        async with self.watch():
+            for deed in self.deeds("1.0"):
+                await self.fail_in(deed)
+
+    def left(self, name: str) -> bool:
+        """Is this what a disk that fails does not let go of, though it is not needed any more?"""
+        return name.endswith((*_LEFT, f"/{self.changed.listener_id}")) or "/spool/" in name
+
+    async def fail_in(self, deed: Deed) -> None:
+        await self.do(*deed.ground)
+        await self.do(deed.request)
+        await self.undo(deed)
+        before = await self.settled()
+        self.steps.fail_at(0, self.disks["b"].path)
+        await self.do(deed.request)
+        steps = self.steps.taken
+        self.steps.leave()
+        after = await self.settled()
+        await self.undo(deed)
+        for step in self.chance.sample(range(1, steps + 1), count(min(1, steps), steps)):
+            what = f"{deed.request}, failing from step {step} of {steps} on, AMPHORA_SEED={SEED}"
+            self.steps.fail_at(step, self.disks["b"].path)
+            answer = await self.call(deed.request.method, deed.request.path, deed.request.body, version="1.0")
+            what += f", {self.steps.last!r}"
+            self.steps.leave()
+            if answer.status >= 300:
+                self.assertEqual(500, answer.status, what)
+                self.assertIn(FAILING, answer.json["details"], what)
+            await self.until_seen(f"{what}: the old world or the new one", before, after, but=self.left)
+            await self.do(deed.request)
+            await self.until_seen(f"{what}: the new world", after, but=self.left)
+            await self.undo(deed)
+            await self.until_seen(f"{what}: the old world", before, but=self.left)
+
+
+@requires("root", "haproxy", "keepalived", "ip", "nft", "mount", "gcc")
+class NetworkDiskTests(DiskTestCase):
+    """The same where the agent has a namespace to work in."""
+
+    async def setUp(self) -> None:  # type: ignore[override]
+        self.namespace = new_namespace(self)
+        await super().setUp()
+
+    def network_options(self) -> dict[str, object]:
+        return {"network_namespace": self.namespace}
+
+    async def test_network(self) -> None:
+        """What could not be put back after a reboot is not plugged, and what is plugged is filtered as before."""
+        cable = new_cable(self, new_namespace(self))
+        about = {**OF_VIP, "mac_address": cable.mac}
+        vip = Request("v0.1", "POST", f"/plug/vip/{VIP}", json.dumps(about).encode())
+        network = Request("v0.1", "POST", "/plug/network", json.dumps({"mac_address": cable.mac}).encode())
+        async with self.watch():
+            for fault in self.faults():
+                plugs = ((vip, "Error plugging VIP"), (network, "Error plugging Port"))
+                await self.refused(fault, self.disks["interfaces"], *plugs)
+                self.assertTrue(cable.outside)
+            filtered: dict[str, object] = {
+                **about,
+                "vrrp_ip": None,
+                "is_sriov": True,
+                "additional_vips": [],
+                "host_routes": [],
+            }
+            await self.do(Request("1.0", "POST", f"/plug/vip/{VIP}", json.dumps(filtered).encode()))
+            rules = Request("1.0", "PUT", f"/interface/{VIP}/rules", b'[{"protocol": "TCP", "cidr": null, "port": 80}]')
+            before = await deferToThread(nft, self.namespace, "list", "ruleset")
+            for fault in self.faults():
+                await self.refused(fault, self.disks["b"], (rules, "Error replacing interface rules"))
+                self.assertEqual(before, await deferToThread(nft, self.namespace, "list", "ruleset"))
+            await self.do(rules)
+
+    async def test_keepalived(self) -> None:
+        """No configuration of a keepalived's is taken that could not be kept, and no topology."""
+        listener = LvsText()
+        text = b"vrrp_instance pair {\n    interface eth0\n    virtual_router_id 1\n}\n"
+        upload = Request("v0.1", "PUT", "/vrrp/upload", text)
+        upload_lvs = Requests("1.0", listener.listener_id).upload_lvs(listener.text())
+        async with self.watch():
+            for fault in self.faults():
+                await self.refused(
+                    fault,
+                    self.disks["b"],
+                    (upload, "Failed to upload keepalived configuration."),
+                    (upload_lvs, "Error storing keepalivedlvs configuration"),
+                    (post_topology(), "Error storing topology"),
+                )
+            await self.do(upload_lvs)
+
+
+@requires("root", "haproxy", "mount", "gcc")
+class LogDiskTests(DiskTestCase):
+    """The agent's own log is a file on a disk."""
+
+    async def start(self, *controllers: str) -> None:
+        self.disks["log"] = Disk(self.directory / "log")
+        self.agent.twistd_options = (f"--logfile={self.log}",)
+        starting = super().start
+        await starting(*controllers)
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "log" / "agent.log"
+
+    async def test_E2_log(self) -> None:
+        """What cannot be logged hinders nothing, and what comes later is logged again."""
+        async with self.watch():
+            for fault in self.faults():
+                reload = Requests("v0.1", self.balancer.listener_id).act("reload")
+                with self.befallen(fault, self.disks["log"]):
+                    await self.do(reload)
+                await self.do(reload)
+                await wait_until(lambda: self.log.read_text().rstrip().endswith("202"), "the log to go on")
