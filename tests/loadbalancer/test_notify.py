@@ -118,7 +118,7 @@ class SocketTests(TestCase):
             notify.listen(self.reactor)
         with self.assertRaises((OSError, CannotListenError)):
             notify.ensure()
-        notify.path.parent.mkdir()
+        notify.path.parent.mkdir(parents=True)
         for _ in range(2):
             notify.ensure()
             self.assertTrue(notify.path.is_socket())
