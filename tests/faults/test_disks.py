@@ -15,7 +15,7 @@ from twisted.internet.threads import deferToThread
 
 from amphora.testing.pki import Part
 from tests.faults.deeds import SEED, Deed, HaproxyTestCase, Request, Requests, post_topology
-from tests.integration.harness import AMPHORA_ID, LoadBalancer, new_id, wait_until
+from tests.integration.harness import AMPHORA_ID, LoadBalancer, new_id
 from tests.integration.lvs import LvsText
 from tests.integration.networks import new_cable, new_namespace
 from tests.integration.pair import run
@@ -321,28 +321,3 @@ class NetworkDiskTests(DiskTestCase):
                     (post_topology(), "Error storing topology"),
                 )
             await self.do(upload_lvs)
-
-
-@requires("root", "haproxy", "mount", "gcc")
-class LogDiskTests(DiskTestCase):
-    """The agent's own log is a file on a disk."""
-
-    async def start(self, *controllers: str) -> None:
-        self.disks["log"] = Disk(self.directory / "log")
-        self.agent.twistd_options = (f"--logfile={self.log}",)
-        starting = super().start
-        await starting(*controllers)
-
-    @property
-    def log(self) -> Path:
-        return self.directory / "log" / "agent.log"
-
-    async def test_E2_log(self) -> None:
-        """What cannot be logged hinders nothing, and what comes later is logged again."""
-        async with self.watch():
-            for fault in self.faults():
-                reload = Requests("v0.1", self.balancer.listener_id).act("reload")
-                with self.befallen(fault, self.disks["log"]):
-                    await self.do(reload)
-                await self.do(reload)
-                await wait_until(lambda: self.log.read_text().rstrip().endswith("202"), "the log to go on")
