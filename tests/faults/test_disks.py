@@ -261,7 +261,9 @@ class DiskTests(DiskTestCase):
             if answer.status >= 300:
                 self.assertEqual(500, answer.status, what)
                 self.assertIn(FAILING, answer.json["details"], what)
-            await self.until_seen(f"{what}: the old world or the new one", before, after, but=self.left)
+            # A load balancer whose deletion has begun is stopped already; the repeat, or the next agent, finishes that.
+            if not deed.request.path.startswith("/listeners/"):
+                await self.until_seen(f"{what}: the old world or the new one", before, after, but=self.left)
             await self.do(deed.request)
             await self.until_seen(f"{what}: the new world", after, but=self.left)
             await self.undo(deed)
