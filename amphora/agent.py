@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
 
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred
@@ -13,7 +14,7 @@ from twisted.python.failure import Failure
 
 from amphora.api.self_test import VerificationNotInForce
 from amphora.blocking import BlockingCalls
-from amphora.files import on_memory_file_system
+from amphora.files import forget_unfinished, on_memory_file_system
 from amphora.keepalived.process import IKeepalivedReactor
 from amphora.loadbalancer.haproxy import IHaproxyReactor
 from amphora.loadbalancer.instances import Instances
@@ -56,6 +57,7 @@ class Agent(MultiService):
         *,
         blocking: BlockingCalls,
         store: Store,
+        replaced: Iterable[Path],
         namespace: str,
         network: Network,
         notify: NotifySocket,
@@ -75,12 +77,14 @@ class Agent(MultiService):
         @param manager: Told how the start goes, and of its end.
         @param patience: Seconds without a round of heartbeats after which the agent has to be started anew; None for
             never.
+        @param replaced: Files elsewhere that the agent replaces.
         @param leave: Called when all has been said and done, before haproxy is let go.
         """
         super().__init__()
         self._reactor = reactor
         self._blocking = blocking
         self._store = store
+        self._replaced = tuple(replaced)
         self._namespace = namespace
         self._network = network
         self._notify = notify
@@ -105,13 +109,15 @@ class Agent(MultiService):
     async def _begin(self) -> None:
         self._lock = await self._blocking.run(self._store.lock)
         await self._blocking.run(self._store.prepare)
+        for path in self._replaced:
+            await self._blocking.run(forget_unfinished, path)
         if self._namespace:
             await ensure_namespace(self._reactor, self._namespace)
             await self._blocking.run(apply_sysctls, self._namespace, _SETTINGS)
         await self._topology.load()
         self._manager.starting("the network is put back")
         await self._network.put_back()
-        self._notify.listen(self._reactor)
+        self._listen()
         certificates = self._store.base_cert_dir
         if not await self._blocking.run(on_memory_file_system, certificates):
             self._log.warn(
@@ -132,6 +138,15 @@ class Agent(MultiService):
                 speaker.setServiceParent(self)
             self._log.info("The amphora agent is ready")
             self._manager.ready(self._patience())
+
+    def _listen(self) -> None:
+        try:
+            self._notify.listen(self._reactor)
+        except (OSError, CannotListenError) as error:
+            # What runs, runs, and is to be told of.
+            self._log.error(
+                "No haproxy can be started or reloaded as long as its word cannot be heard: {error}", error=error
+            )
 
     def _failed(self, reason: Failure) -> None:
         if reason.check(BasePathTaken, NamespaceUnusable, CannotListenError, VerificationNotInForce, OSError):

@@ -38,9 +38,20 @@ def beside(path: Path) -> Path:
 
 
 def remove_unfinished(directory: Path) -> None:
-    """Take away what was being made in a directory when an earlier agent was killed."""
+    """
+    Take away what was being made in a directory when an earlier agent was killed.
+
+    Where a disk does not let go of it, it stays: it hinders nobody.
+    """
     for path in directory.glob(_UNFINISHED):
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def forget_unfinished(path: Path) -> None:
+    """Take away what was being made in the place of one file when an earlier agent was killed."""
+    with suppress(OSError):
+        beside(path).unlink(missing_ok=True)
 
 
 def remembered(path: Path, read: Callable[[Any], T]) -> T | None:

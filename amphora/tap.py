@@ -35,7 +35,7 @@ from amphora.config import ConfigError, Settings
 from amphora.health.changes import ChangeWatcher
 from amphora.health.counters import Counters
 from amphora.health.sender import HeartbeatSender, HeartbeatSettings
-from amphora.live_settings import FollowsItsFile, LiveSettings, load_usable_settings
+from amphora.live_settings import FollowsItsFile, LiveSettings, last_good, load_usable_settings
 from amphora.loadbalancer.final_logs import LogDestination, Nowhere, Syslog
 from amphora.loadbalancer.haproxy import Haproxy, HaproxyProgram
 from amphora.loadbalancer.housekeeping import Housekeeping
@@ -366,6 +366,11 @@ def build_agent(reactor: IReactor, config_file: Path, settings: Settings) -> Age
         reactor,
         blocking=blocking,
         store=store,
+        replaced=(
+            Path(os.path.realpath(config_file)),
+            last_good(config_file),
+            Path(settings.agent_server_cert),
+        ),
         namespace=settings.network_namespace,
         network=network,
         notify=notify,

@@ -6,6 +6,7 @@ All functions may wait for a disk: they are called through `amphora.blocking`.
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from abc import ABC, abstractmethod
@@ -100,8 +101,17 @@ def make_open_directory(path: Path) -> None:
 
 
 def prepare(files: KeepalivedFiles) -> None:
-    """Make the directory, open to whomever keepalived runs scripts as, and forget what was left half-made."""
+    """
+    Make the directory, open to whomever keepalived runs scripts as, and forget what was left half-made.
+
+    An agent that was killed when the staged upload was in its place, and the memory that goes with it was not, had
+    accepted it.  (A memory that was to change alone is as good new as old.)
+    """
     make_open_directory(files.directory)
+    with suppress(OSError, ValueError):
+        if files.config.exists() and not files.candidate.exists():
+            json.loads(beside(files.state).read_bytes())
+            rename_synced(beside(files.state), files.state)
     remove_unfinished(files.directory)
 
 
@@ -150,10 +160,12 @@ def accept(files: KeepalivedFiles, state: bytes, mode: int = 0o600) -> None:
         rename_synced(files.candidate, files.config)
         if files.given != files.config:
             rename_synced(beside(files.given), files.given)
-        rename_synced(beside(files.state), files.state)
     except OSError:
         unstage(files)
         raise
+    # It is in its place, and thereby accepted.  Where a failing disk lets no memory follow, the next agent does.
+    with suppress(OSError):
+        rename_synced(beside(files.state), files.state)
 
 
 def unstage(files: KeepalivedFiles) -> None:

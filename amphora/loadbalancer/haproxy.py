@@ -19,6 +19,7 @@ from pathlib import Path
 
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred, TimeoutError, gatherResults
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IReactorFDSet
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -234,6 +235,7 @@ class Haproxy:
         @return: The master's process id.
         @raise HaproxyFailed: if it ended instead, or said nothing in time; nothing runs then.
         """
+        self._require_hearing()
         log = await self._blocking.run(output.open_for, self._files.log)
         try:
             position = os.fstat(log).st_size
@@ -262,6 +264,13 @@ class Haproxy:
             raise HaproxyFailed(await self._said_since(position, "haproxy ended while it started"))
         return pid
 
+    def _require_hearing(self) -> None:
+        """@raise HaproxyFailed: if it could not tell us that it is ready."""
+        try:
+            self._notify.ensure()
+        except (OSError, CannotListenError) as error:
+            raise HaproxyFailed(f"haproxy's word cannot be heard: {error}") from error
+
     async def reload(self, weight: float) -> Processes:
         """
         Let it load its files anew, without losing a connection, and wait for the outcome.
@@ -272,6 +281,7 @@ class Haproxy:
         @raise HaproxyNotFound: if it does not run.
         """
         process = await self._running()
+        self._require_hearing()
         patience = READY_TIMEOUT + weight
         deadline = self._reactor.seconds() + patience
         await self._blocking.run(output.trim, self._files.log)

@@ -179,6 +179,8 @@ class Instance:
     """Whether its haproxy came up since it was told to run."""
     _undecided: bool = field(init=False, default=False)
     """Whether it is not known yet what came of the last reload."""
+    _outlived: bool = field(init=False, default=False)
+    """Whether a disk did not let go of what ran before, though it is not needed any more."""
     _saving: bool = field(init=False, default=False)
     _released: bool = field(init=False, default=False)
     _bringing_up: bool = field(init=False, default=False)
@@ -618,7 +620,7 @@ class Instance:
             await self._load(config)
             return found.pid
         await self._require_loadable(config)
-        await self._store("configuration", lambda: store.begin_run(self._files, self._overlay(config)))
+        await self._begin_run(config)
         try:
             pid = await self._haproxy.start(self._peer(), config.weight)
         except HaproxyFailed:
@@ -630,7 +632,7 @@ class Instance:
 
     async def _load(self, config: HaproxyConfig) -> Processes:
         """Let the running haproxy load the uploaded configuration.  @raise HaproxyFailed: if it does not."""
-        await self._store("configuration", lambda: store.begin_run(self._files, self._overlay(config)))
+        await self._begin_run(config)
         try:
             processes = await self._haproxy.reload(config.weight)
         except ReloadUndecided:
@@ -645,8 +647,21 @@ class Instance:
         await self._confirm_run(config)
         return processes
 
+    async def _begin_run(self, config: HaproxyConfig) -> None:
+        def begin() -> None:
+            if self._outlived:
+                store.confirm_run(self._files)
+            store.begin_run(self._files, self._overlay(config))
+
+        await self._store("configuration", begin)
+        self._outlived = False
+
     async def _confirm_run(self, config: HaproxyConfig) -> None:
-        await self._store("configuration", lambda: store.confirm_run(self._files))
+        try:
+            await self._store("configuration", lambda: store.confirm_run(self._files))
+        except StorageFailed:
+            # haproxy runs for all that.
+            self._outlived = True
         await self._tell_kept(False)
         self._running = config
         self._undecided = False

@@ -29,14 +29,30 @@ class NotifySocket:
     path: Path
     _ready: set[int] = field(init=False, factory=set)
     _subscribers: dict[int, Callable[[], None]] = field(init=False, factory=dict)
+    _reactor: INotifyReactor | None = field(init=False, default=None)
     _port: IListeningPort | None = field(init=False, default=None)
 
     def listen(self, reactor: INotifyReactor) -> None:
-        """Take the path over from an earlier agent.  @raise OSError, CannotListenError: as the system says."""
-        self.path.unlink(missing_ok=True)
-        self._port = reactor.listenUNIXDatagram(str(self.path), _Receiver(self.heard), _LONGEST, 0o600)
+        """
+        Take the path over from an earlier agent.
+
+        @raise OSError, CannotListenError: as the system says; L{ensure} tries again.
+        """
+        self._reactor = reactor
+        self.ensure()
+
+    def ensure(self) -> None:
+        """
+        Be there before somebody is told to speak: listen, if that could not be done before.
+
+        @raise OSError, CannotListenError: as the system says.
+        """
+        if self._reactor is not None and self._port is None:
+            self.path.unlink(missing_ok=True)
+            self._port = self._reactor.listenUNIXDatagram(str(self.path), _Receiver(self.heard), _LONGEST, 0o600)
 
     async def close(self) -> None:
+        self._reactor = None
         if self._port is not None:
             port, self._port = self._port, None
             await maybeDeferred(port.stopListening)

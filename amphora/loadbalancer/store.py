@@ -22,6 +22,7 @@ from typing import Any
 from attrs import asdict, frozen
 
 from amphora.files import (
+    DAMAGED,
     beside,
     flag,
     make_directory,
@@ -149,7 +150,14 @@ class Store:
         @raise BasePathTaken: if another agent has it: two of them would take each other's haproxies for dead.
         """
         self.base_path.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.base_path / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        path = self.base_path / "agent.lock"
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            if not path.exists():
+                raise
+            # A disk that takes nothing keeps no agent from seeing to what runs.
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -175,11 +183,15 @@ class Store:
         """Make the directories that all else needs, and forget what an earlier agent left half-collected."""
         self.base_path.mkdir(parents=True, exist_ok=True)
         self.base_cert_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        remove_unfinished(self.base_path)
         shutil.rmtree(self.spool, ignore_errors=True)
-        self.spool.mkdir(mode=0o700, exist_ok=True)
+        with suppress(OSError):
+            self.spool.mkdir(mode=0o700, exist_ok=True)
         for parent in (self.base_path, self.base_cert_dir):
             for directory in parent.iterdir():
                 if UUID.fullmatch(directory.name) and not directory.is_symlink():
+                    if parent == self.base_path:
+                        _finish_acceptance(self.files(directory.name))
                     remove_unfinished(directory)
                     with suppress(OSError):
                         directory.rmdir()
@@ -203,6 +215,7 @@ class Store:
 
     def new_spool_file(self) -> tuple[int, Path]:
         """A new empty file to collect an upload in: its descriptor, open for writing, and its path."""
+        self.spool.mkdir(mode=0o700, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=self.spool)
         return handle, Path(name)
 
@@ -288,10 +301,24 @@ def accept_configuration(files: InstanceFiles, state: InstanceState) -> None:
         write_synced(beside(files.state), _encode_state(state))
         files.overlay_candidate.unlink()
         rename_synced(files.candidate, files.config)
-        rename_synced(beside(files.state), files.state)
     except OSError:
-        unstage(files)
-        raise
+        if files.candidate.exists():
+            unstage(files)
+            raise
+    # It is in its place, and thereby accepted.  Where a failing disk lets no memory follow, the next agent does.
+    with suppress(OSError):
+        rename_synced(beside(files.state), files.state)
+
+
+def _finish_acceptance(files: InstanceFiles) -> None:
+    """
+    An agent that was killed when the staged upload was in its place, and the memory that goes with it was not, had
+    accepted it.  (A memory that was to change alone is as good new as old.)
+    """
+    with suppress(OSError, *DAMAGED):
+        if files.config.exists() and not files.candidate.exists():
+            _decode_state(json.loads(beside(files.state).read_bytes()))
+            rename_synced(beside(files.state), files.state)
 
 
 def refuse_configuration(files: InstanceFiles, state: InstanceState) -> None:
@@ -342,8 +369,9 @@ def begin_run(files: InstanceFiles, overlay: bytes) -> None:
 
 def confirm_run(files: InstanceFiles) -> None:
     """The running configuration works: what ran before is not needed any more."""
-    files.previous.unlink(missing_ok=True)
     files.previous_overlay.unlink(missing_ok=True)
+    # Last: as long as it is there, the next agent does this.
+    files.previous.unlink(missing_ok=True)
 
 
 def return_run(files: InstanceFiles) -> None:
@@ -384,8 +412,11 @@ def require_socket_room(files: InstanceFiles, sockets: tuple[Path, ...]) -> None
     @raise OSError: as the system says.
     """
     for directory in {files.directory, *(path.parent for path in sockets)}:
-        trial, second = directory / ".trial", directory / ".trial.bak"
+        # So named that the next agent takes them away if this one is killed now; nor do they mislead this one then.
+        trial, second = beside(directory / "trial"), beside(directory / "trial.bak")
         try:
+            for path in (trial, second):
+                path.unlink(missing_ok=True)
             with socket.socket(socket.AF_UNIX) as probe:
                 probe.bind(str(trial))
             os.link(trial, second)

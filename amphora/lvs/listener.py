@@ -329,11 +329,13 @@ class LvsListener:
                 raise problem
 
     async def _delete(self) -> None:
+        # From here on the next agent would finish what we can not.
         try:
-            await self._stop_it()
+            await self._around.blocking.run(store.save_deletion, self._files)
         except OSError as error:
-            # It goes away with all that was to be remembered.
             self._log.warn("{name}: {error}", name=self._name, error=error)
+        self.should_run = False
+        await self._stop_it()
         await self._around.blocking.run(store.delete, self._files)
         self.config = self._running = None
         self._unread = False
@@ -343,11 +345,12 @@ class LvsListener:
     async def _adopt(self, family: Family) -> None:
         def look() -> tuple[bool, bool, bool, LvsConfig | None, LvsConfig | None]:
             store.prepare(self._files)
+            uploaded = self._files.config.exists() and not store.is_deleted(self._files)
             return (
                 files.run_is_confirmed(self._files),
-                self._files.config.exists(),
+                uploaded,
                 store.load_should_run(self._files, runs=bool(family.masters)),
-                store.read_config(self._files.config),
+                store.read_config(self._files.config) if uploaded else None,
                 store.read_config(self._files.running),
             )
 

@@ -20,7 +20,7 @@ from typing import ClassVar
 
 from attrs import frozen
 
-from amphora.files import beside, flag, remembered, remove_unfinished, replace_file, sync_directory
+from amphora.files import DAMAGED, beside, flag, remembered, remove_unfinished, replace_file, sync_directory
 from amphora.keepalived import files as keepalived_files
 from amphora.keepalived.files import KeepalivedFiles, make_open_directory
 from amphora.keepalived.process import Program
@@ -146,6 +146,18 @@ def encode_should_run(wish: bool) -> bytes:
     return json.dumps({"should_run": wish}).encode() + b"\n"
 
 
+def is_deleted(files: LvsFiles) -> bool:
+    """Was a deletion begun that only needs to be finished?"""
+    with suppress(OSError, *DAMAGED):
+        return json.loads(files.state.read_bytes())["deleted"] is True
+    return False
+
+
+def save_deletion(files: LvsFiles) -> None:
+    """Remember that a deletion has begun, until a wish is remembered.  @raise OSError: as the system says."""
+    replace_file(files.state, json.dumps({"should_run": False, "deleted": True}).encode() + b"\n")
+
+
 def read_config(path: Path) -> LvsConfig | None:
     """What a configuration file says; None where there is none, or it makes no sense any more."""
     try:
@@ -155,12 +167,16 @@ def read_config(path: Path) -> LvsConfig | None:
 
 
 def delete(files: LvsFiles) -> None:
-    """Take everything away, what other agents left too; the configuration goes last, so that a repeat finds it."""
+    """
+    Take everything away, what other agents left too.
+
+    The configuration goes first: without it, whatever else is left is taken away by the next agent.
+    """
+    for path in (beside(files.config), files.config):
+        path.unlink(missing_ok=True)
     for path in (*files.pid_files.values(), files.lvs / f"octavia-keepalivedlvs-{files.listener_id}.vrrp.pid"):
         path.unlink(missing_ok=True)
     with suppress(FileNotFoundError):
         shutil.rmtree(files.directory)
-    for path in (beside(files.config), files.config):
-        path.unlink(missing_ok=True)
     with suppress(FileNotFoundError):
         sync_directory(files.lvs)

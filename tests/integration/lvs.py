@@ -94,7 +94,7 @@ def with_fake_ipvs(directory: Path, namespace: str, more_path: str = "") -> LvsP
 
     @param more_path: Where it looks for programs beside the usual.
     """
-    library = _fake_ipvs(directory)
+    library = fake_ipvs(directory)
     path = f"{LvsProgram.environment['PATH']}:{more_path}"
 
     class WithFakeIpvs(LvsProgram):
@@ -105,7 +105,7 @@ def with_fake_ipvs(directory: Path, namespace: str, more_path: str = "") -> LvsP
 
 def keepalived_with_fake_ipvs(directory: Path) -> Path:
     """The same for an agent that is a process of its own: a script to be put in keepalived's place.  Blocks."""
-    library = _fake_ipvs(directory)
+    library = fake_ipvs(directory)
     real = shutil.copy(KEEPALIVED, directory / "keepalived.real")
     script = directory / "keepalived"
     script.write_text(f'#!/bin/bash\nLD_PRELOAD={library} exec -a "$0" {real} "$@"\n')
@@ -113,7 +113,8 @@ def keepalived_with_fake_ipvs(directory: Path) -> Path:
     return script
 
 
-def _fake_ipvs(directory: Path) -> Path:
+def fake_ipvs(directory: Path) -> Path:
+    """The library that takes this kernel's place, built there.  Blocks."""
     library = directory / "fake_ipvs.so"
     if not library.exists():
         run("gcc", "-shared", "-fPIC", "-o", str(library), str(Path(__file__).with_name("fake_ipvs.c")), "-ldl")

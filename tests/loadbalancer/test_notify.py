@@ -112,8 +112,14 @@ class SocketTests(TestCase):
         await self.notify.close()
 
     async def test_no_directory(self) -> None:
-        """A path that cannot be had is an error."""
+        """A path that cannot be had is an error, until it can."""
         notify = NotifySocket(self.path / "no" / "notify")
         with self.assertRaises((OSError, CannotListenError)):
             notify.listen(self.reactor)
+        with self.assertRaises((OSError, CannotListenError)):
+            notify.ensure()
+        notify.path.parent.mkdir(parents=True)
+        for _ in range(2):
+            notify.ensure()
+            self.assertTrue(notify.path.is_socket())
         await notify.close()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
 import stat
 from pathlib import Path
+from typing import Any
 
 from attrs import asdict
 from hypothesis import given
@@ -14,8 +16,9 @@ from hypothesis import strategies as st
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
+from amphora.files import beside
 from amphora.loadbalancer import store
-from amphora.loadbalancer.store import InstanceState, Store
+from amphora.loadbalancer.store import BasePathTaken, InstanceState, Store
 from amphora.testing.fakes import full_disk
 from tests.integration.support import short_directory
 
@@ -99,6 +102,44 @@ class LayoutTests(StoreTestCase):
         self.assertEqual(["haproxy.cfg", "instance.json"], self.names())
         self.assertEqual(["a.pem"], os.listdir(self.files.certificates))
         self.assertEqual([".a.new"], os.listdir(self.store.base_path / "not-ours"))
+
+    def test_prepare_finishes_an_acceptance(self) -> None:
+        """What goes with an upload that is in its place is remembered, also if the agent was killed before."""
+        self.accepted(state=InstanceState(refused=True))
+        unfinished = beside(self.files.state)
+        for content, remembered in ((b"{", InstanceState(refused=True)), (self.memory(RUNNING), RUNNING)):
+            unfinished.write_bytes(content)
+            self.store.prepare()
+            self.assertEqual(remembered, store.load_state(self.files))
+            self.assertFalse(unfinished.exists())
+
+    def test_prepare_forgets_what_was_not_accepted(self) -> None:
+        """The memory that goes with an upload that is not in its place yet goes away with it."""
+        self.accepted()
+        self.files.candidate.write_bytes(b"new")
+        beside(self.files.state).write_bytes(self.memory(InstanceState()))
+        self.store.prepare()
+        self.assertEqual((RUNNING, b"old"), (store.load_state(self.files), self.files.config.read_bytes()))
+
+    def memory(self, state: InstanceState) -> bytes:
+        return json.dumps(asdict(state)).encode()
+
+    def test_lock_on_a_failing_disk(self) -> None:
+        """Where a file cannot be made or written to, one that is there is locked all the same; where none is, no."""
+        os.close(self.store.lock())
+
+        def fail(path: Any, flags: int, *more: Any) -> int:
+            if flags & os.O_CREAT:
+                raise OSError(errno.EROFS, "Read-only file system")
+            return real(path, flags, *more)
+
+        real = os.open
+        self.patch(os, "open", fail)
+        handle = self.store.lock()
+        self.assertRaises(BasePathTaken, self.store.lock)
+        os.close(handle)
+        (self.store.base_path / "agent.lock").unlink()
+        self.assertRaises(OSError, self.store.lock)
 
     def test_prepare_follows_no_link(self) -> None:
         """A link in an instance's place is not looked into."""
@@ -266,6 +307,24 @@ class ConfigurationTests(StoreTestCase):
         self.assertEqual(b"old", self.files.config.read_bytes())
         self.assertEqual(RUNNING, store.load_state(self.files))
         self.assertEqual(["haproxy.cfg", "instance.json"], self.names())
+
+    def test_accept_without_its_memory(self) -> None:
+        """An upload that is in its place is accepted, though its memory cannot follow; the next agent sees to that."""
+        self.accepted()
+        store.stage_configuration(self.files, self.spooled(), b"overlay")
+
+        def fail(source: Any, target: Path) -> None:
+            if target == self.files.state:
+                raise OSError(errno.EIO, "Input/output error")
+            real(source, target)
+
+        real = os.rename
+        patched = self.patch(os, "rename", fail)
+        store.accept_configuration(self.files, InstanceState(amphora_id=OTHER))
+        patched.restore()
+        self.assertEqual(RUNNING, store.load_state(self.files))
+        self.store.prepare()
+        self.assertEqual(OTHER, store.load_state(self.files).amphora_id)
 
     def test_accept_fails_half_way(self) -> None:
         """Where the configuration cannot take its place, the old one stays, and with it what is remembered."""

@@ -116,6 +116,19 @@ class UploadTests(StoreTestCase):
         self.files.pid_file.touch()
         self.assertTrue(store.load_should_run(self.files))
 
+    def test_deletion(self) -> None:
+        """A deletion is remembered until there is a wish again."""
+        self.uploaded()
+        self.assertFalse(store.is_deleted(self.files))
+        store.save_deletion(self.files)
+        self.assertEqual((True, False), (store.is_deleted(self.files), store.load_should_run(self.files)))
+        for content in (b"", b"[]", b'{"deleted": 1}', b"\xff"):
+            self.files.state.write_bytes(content)
+            self.assertFalse(store.is_deleted(self.files))
+        store.save_deletion(self.files)
+        self.uploaded()
+        self.assertFalse(store.is_deleted(self.files))
+
     def test_unreadable_config(self) -> None:
         """A file that is missing, or makes no sense any more, says nothing."""
         self.assertIsNone(store.read_config(self.files.config))
