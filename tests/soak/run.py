@@ -73,7 +73,7 @@ class Soak:
         """The whole of it, and what came of it.  All is taken away, whatever happens."""
         try:
             controllers, faults, strangers = await self._set_up()
-            await deferLater(self.clock, min(SETTLING, self.seconds / 2))
+            await self._settle()
             rest_before, files_before = await self._read(), await deferToThread(Files.below, self.world.base_path)
             self.say(
                 f"all is up, the agent has {rest_before.memory // 1024} MiB; now for {self.seconds / 60:g} minutes"
@@ -82,7 +82,7 @@ class Soak:
             await self._under_load(controllers, faults, strangers, began)
             lasted = self.clock.seconds() - began
             self.say("the load is over; what is left comes to rest")
-            await deferLater(self.clock, SETTLING)
+            await self._settle()
             rest_after, files_after = await self._read(), await deferToThread(Files.below, self.world.base_path)
         finally:
             self.ears.listening = False
@@ -181,6 +181,9 @@ class Soak:
         while controller.going:
             await self.calls.done("info", self.world.asker.info)
             await deferLater(self.clock, 0.5)
+
+    async def _settle(self) -> None:
+        await deferLater(self.clock, min(SETTLING, self.seconds / 2))
 
     async def _read(self) -> Reading:
         agent = ProcessIdentity.of(self.world.agent.pid)
