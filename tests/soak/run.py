@@ -13,7 +13,6 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.internet.threads import deferToThread
 
-from amphora.client import Exchange
 from amphora.process import ProcessIdentity
 from tests.soak.calls import Calls
 from tests.soak.controllers import Controller, New, Old
@@ -29,6 +28,10 @@ from tests.soak.world import World
 ASKERS = 6
 PAUSE = 0.025
 """Seconds from an answer to the next request of each of these clients."""
+INTERVAL, QUICK_INTERVAL = 3, 1
+"""Seconds from one regular heartbeat to the next, in a long run and in a short one."""
+LONG = 120.0
+"""Seconds of a run that is not short."""
 SETTLING = 8.0
 """Seconds in which what the load has left behind comes to rest."""
 
@@ -54,12 +57,10 @@ class Soak:
     def __attrs_post_init__(self) -> None:
         now = self.clock.seconds
         self.windows = Windows(now)
-        self.ears = Ears(self.windows)
+        interval = QUICK_INTERVAL if self.seconds < LONG else INTERVAL
+        self.ears = Ears(self.windows, interval)
         self.calls = Calls(self.windows, self.clock)
-        self.world = World(self.directory, self.windows, now, self.ears.heard, self._observe)
-
-    def _observe(self, exchange: Exchange) -> None:
-        """The answers' times are taken where calls are made."""
+        self.world = World(self.directory, self.windows, now, self.ears.heard, interval)
 
     def _chance(self, what: str) -> random.Random:
         return random.Random(f"{self.seed} {what}")

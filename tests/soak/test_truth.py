@@ -24,7 +24,7 @@ class EarsTests(SynchronousTestCase):
         self.flapping = Flapping(self.members[1], self.clock.seconds)
         balancer = Balancer("web", "v0.1", "listener", [self.part], [self.flapping])
         balancer.lives = True
-        self.ears = Ears(self.windows, [balancer], True)
+        self.ears = Ears(self.windows, 1, [balancer], True)
 
     def hear(self, sequence: int, after: float = 1, **changes: Any) -> None:
         """One more, in which all is well but for the changes."""

@@ -10,7 +10,7 @@ from attrs import define, field
 
 from amphora.listener import Heartbeat
 from tests.soak.windows import AGENT, CONTROLLERS, GRACE, KEEPALIVED, Windows
-from tests.soak.world import INTERVAL, Balancer
+from tests.soak.world import Balancer
 
 SILENCING: Final = (AGENT, CONTROLLERS, KEEPALIVED)
 """What heartbeats may rightly be late by: without keepalived none is sent, as today's controller expects."""
@@ -21,6 +21,8 @@ class Ears:
     """All controllers together: they are told in turn."""
 
     windows: Windows
+    interval: int = 1
+    """Seconds from one regular heartbeat to the next."""
     balancers: list[Balancer] = field(factory=list)
     """Those that have to be well whenever no window says otherwise."""
     listening: bool = False
@@ -48,7 +50,7 @@ class Ears:
             return
         self.number += 1
         why = self.windows.why(SILENCING, last.received, heartbeat.received)
-        lateness = max(heartbeat.received - last.received - INTERVAL, 0.0)
+        lateness = max(heartbeat.received - last.received - self.interval, 0.0)
         (self.late if why is None else self.kept[why]).append(lateness)
         self._see_sequence(last, heartbeat, why)
         for kind, words in self._untruths(heartbeat):

@@ -10,7 +10,7 @@ from attrs import define, field
 AGENT, KEEPALIVED, DISK, CONTROLLERS = "the agent", "keepalived", "the disk", "the controllers"
 """What something can be done to, beside a load balancer, which is named by its id."""
 
-GRACE = 6.0
+GRACE = 8.0
 """Seconds after the end of something in which its traces may still be seen."""
 
 

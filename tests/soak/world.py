@@ -22,7 +22,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 
-from amphora.client import AmphoraClient, Credentials, Exchange
+from amphora.client import AmphoraClient, Credentials
 from amphora.listener import Heartbeat, HeartbeatListener
 from amphora.network.inside import inside
 from amphora.process import ProcessIdentity
@@ -46,8 +46,6 @@ from tests.soak.traffic import Target
 from tests.soak.windows import KEEPALIVED as THE_KEEPALIVED
 from tests.soak.windows import Windows
 
-INTERVAL: Final = 1
-"""Seconds from one regular heartbeat to the next."""
 DISK_SIZE: Final = "96m"
 MANY: Final = 1000
 """Members of the largest load balancer."""
@@ -151,8 +149,8 @@ class World:
     now: Any
     heard: Any
     """Called with each heartbeat."""
-    observe: Any
-    """Called with each answer of the API v0.1."""
+    interval: int = 1
+    """Seconds from one regular heartbeat to the next."""
     lab: Lab = field(init=False, factory=Lab)
     amphora: Host = field(init=False)
     outside: Host = field(init=False)
@@ -192,7 +190,7 @@ class World:
         await deferToThread(self._surround)
         self.controllers = [self.new_controller(), self.new_controller()]
         self.agent.options["health_manager"] = {
-            "heartbeat_interval": INTERVAL,
+            "heartbeat_interval": self.interval,
             "heartbeat_key": KEY,
             "controller_ip_port_list": self.entries(),
         }
@@ -274,15 +272,10 @@ class World:
     def new_client(self) -> AmphoraClient:
         from twisted.internet import reactor
 
-        def observe(exchange: Exchange) -> None:
-            self.observe(exchange)
-
         credentials = Credentials(
             self.pki.ca.read_bytes(), self.pki.client.read_bytes(), self.pki.client_key.read_bytes()
         )
-        return AmphoraClient(
-            cast(Any, reactor), AMPHORA_ID, self.agent.host, self.agent.port, credentials, observe=observe
-        )
+        return AmphoraClient(cast(Any, reactor), AMPHORA_ID, self.agent.host, self.agent.port, credentials)
 
     # Controllers' ears
 
