@@ -46,6 +46,8 @@ INTERVAL = 10.0
 STEP = 0.125
 """Time goes on in steps that binary numbers hold exactly, short enough for each pause inside a round."""
 
+_SILENT, _WELL = "does not answer: no heartbeat tells of it", "answers: heartbeats tell of it"
+
 UNSENDABLE = Controller("255.255.255.255", 9)
 """The kernel lets nobody send here who has not asked for broadcasts: an error at once, and nothing on any wire."""
 
@@ -1239,6 +1241,21 @@ class LastAnswersTests(SynchronousTestCase):
         answers.complete([answer()], 0.0)
         self.assertEqual(answers.complete([], 10.0), [])
         self.assertEqual(answers.complete([silence()], 20.0), [])
+
+    def test_told(self) -> None:
+        """What does not answer is logged once its last answer is too old, what never did once it had as much time."""
+        answers = LastAnswers(keep=25.0)
+        with capturedLogs() as logs:
+            answers.complete([silence()], 0.0)
+            answers.complete([silence()], 25.0)
+            self.assertEqual([], logs)
+            answers.complete([silence()], 25.5)
+            answers.complete([silence()], 60.0)
+            answers.complete([answer()], 61.0)
+            answers.complete([silence()], 86.0)
+            answers.complete([silence()], 87.0)
+        silent, well = (f"haproxy of {INSTANCE} {words}" for words in (_SILENT, _WELL))
+        self.assertEqual([silent, well, silent], [formatEvent(event) for event in logs])
 
 
 class AtOnceTests(SenderTestCase):
