@@ -1,4 +1,4 @@
-"""What befalls the amphora, one thing after another, in rounds of everything in an order of chance."""
+"""What befalls the amphora, one thing after another, in rounds of everything: the agent first, then in an order of chance."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ class Faults:
     """Whether no agent is ended any more, so that one can be seen for long."""
     going: bool = field(init=False, default=True)
     _plan: list[str] = field(init=False, factory=list)
+    """What is left of this round, the next one last."""
 
     def kinds(self) -> dict[str, Callable[[], Awaitable[None]]]:
         return {
@@ -76,6 +77,8 @@ class Faults:
         if not self._plan:
             self._plan = list(self.kinds())
             self.chance.shuffle(self._plan)
+            # A short run, which soon spares the agent, has to end it once as well.
+            self._plan.sort(key=ENDS_AGENT.__contains__)
         kind = self._plan.pop()
         return self._next() if self.spares_agent and kind in ENDS_AGENT else kind
 
