@@ -27,7 +27,7 @@ from tests.integration.support import missing
 from tests.soak.report import Report
 from tests.soak.run import soak
 
-NEEDS = ("root", "haproxy", "keepalived", "ip", "gcc", "nft", "unshare", "mount")
+NEEDS = ("root", "haproxy", "keepalived", "ip", "nft", "unshare", "mount")
 
 _INSIDE = "SOAK_DIRECTORY"
 """The environment variable that names the directory to those inside."""

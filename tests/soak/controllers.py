@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
 
-from attrs import define, evolve, field
+from attrs import define, field
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
@@ -375,16 +375,12 @@ class New(Controller):
         await self.call("PUT config", "PUT", "/config", body=self.world.agent.config().encode())
 
     async def reload_udp(self) -> None:
-        """One more member, or one less."""
-        listener = self.world.udp
-        members = listener.members if len(listener.members) == 1 else listener.members[:1]
-        more = ("192.0.2.11",) if len(listener.members) == 1 else ()
-        self.world.udp = evolve(listener, members=(*members, *more))
+        """The same text again."""
         await self.upload_udp(self.world.udp)
-        await self.act(listener.listener_id, "reload")
+        await self.act(self.world.udp.listener_id, "reload")
 
     async def udp_lives_and_dies(self) -> None:
-        listener = LvsText(namespace=self.world.amphora.name, port=next(self.world.ports))
+        listener = self.world.new_udp()
         await self.upload_udp(listener)
         await self.act(listener.listener_id, "start")
         await self.act(listener.listener_id, "stop")

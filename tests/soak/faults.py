@@ -1,4 +1,4 @@
-"""What befalls the amphora, one thing after another, in rounds of everything: the agent first, then in an order of chance."""
+"""What befalls the amphora, one thing after another, in rounds of everything: the agent first, the rest by chance."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from attrs import define, field
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from amphora.process import ProcessIdentity
-from tests.integration.harness import AMPHORA_ID, wait_until
+from tests.integration.harness import AMPHORA_ID, Gate, new_id, wait_until
 from tests.soak.calls import Calls, Modern
 from tests.soak.truth import Ears
 from tests.soak.windows import AGENT, CONTROLLERS, DISK, KEEPALIVED, Windows
@@ -62,7 +62,7 @@ class Faults:
             "controllers moved": self.move_controllers,
             "no route to a controller": self.lose_route,
             "session keeper killed": self.kill_keeper,
-            "slow check of configurations": self.slow_checks,
+            "slow check of a configuration": self.slow_checks,
             "clients leave in the middle": self.leave_in_the_middle,
         }
 
@@ -223,11 +223,18 @@ class Faults:
                 process.send_signal(signal.SIGKILL)
 
     async def slow_checks(self) -> None:
-        self.world.slow_flag.touch()
-        try:
-            await self._rest(4, 8)
-        finally:
-            self.world.slow_flag.unlink()
+        """haproxy has to wait for a file that a new load balancer's configuration names."""
+        identity, gate = new_id(), Gate(self.world.directory / f"gate-{self.number['slow check of a configuration']}")
+        slow = self.world.new_part(listener_id=identity, extra_frontend=(gate.rule,))
+        client = self.world.new_client()
+        checking = Deferred.fromCoroutine(
+            self.calls.done("upload that waits", lambda: client.upload_haproxy(identity, slow.config()))
+        )
+        await self._rest(4, 8)
+        await gate.open(for_good=True)
+        await checking
+        await self.calls.done("delete", lambda: client.delete(identity))
+        await client.close()
 
     async def leave_in_the_middle(self) -> None:
         """Some begin to upload what would replace what runs, and are gone."""

@@ -17,7 +17,7 @@ from tests.integration.support import requires
 _SOAK = Path(amphora.__file__).parent.parent / "script" / "soak.py"
 
 
-@requires("root", "haproxy", "keepalived", "ip", "gcc", "nft", "unshare", "mount")
+@requires("root", "haproxy", "keepalived", "ip", "nft", "unshare", "mount")
 class SoakTests(TestCase):
     timeout = 300
 

@@ -38,10 +38,9 @@ from tests.integration.harness import (
     wait_until,
 )
 from tests.integration.lab import Host, Lab
-from tests.integration.lvs import KEEPALIVED, LvsText, keepalived_with_fake_ipvs
+from tests.integration.lvs import KEEPALIVED, LvsText
 from tests.integration.networks import ip
 from tests.integration.pair import VIRTUAL_ADDRESS, Side, VrrpConfig, run
-from tests.integration.support import program
 from tests.soak.traffic import Target
 from tests.soak.windows import KEEPALIVED as THE_KEEPALIVED
 from tests.soak.windows import Windows
@@ -51,15 +50,6 @@ MANY: Final = 1000
 """Members of the largest load balancer."""
 PEM: Final = "www.example.com.pem"
 KEY: Final = "a key of the soak"
-
-_HAPROXY: Final = """\
-#!/bin/sh
-case " $* " in
-*' -c '*) [ ! -e {flag} ] || sleep 3 ;;
-esac
-exec {haproxy} "$@"
-"""
-"""haproxy, whose check of a configuration takes its time while there is a file."""
 
 _RETRIES: Final = ("retries 3", "option redispatch", "retry-on all-retryable-errors")
 """A member that goes away costs no request: what fails is then not the members' doing."""
@@ -175,11 +165,6 @@ class World:
     ports: Iterator[int] = field(init=False, factory=_ports)
 
     @property
-    def slow_flag(self) -> Path:
-        """While it is there, checks of configurations are slow."""
-        return self.directory / "slow"
-
-    @property
     def base_path(self) -> Path:
         return self.agent.base_path
 
@@ -202,7 +187,7 @@ class World:
         self.vrrp = VrrpConfig(
             Side(self.amphora.name, "eth0", "192.0.2.2"), Side(self.outside.name, "eth0", "192.0.2.3"), hurry=0
         )
-        self.udp = LvsText(namespace=self.amphora.name, port=next(self.ports))
+        self.udp = self.new_udp()
 
     def _surround(self) -> None:
         """The part that needs no agent.  Blocks."""
@@ -213,19 +198,15 @@ class World:
         temporary.mkdir()
         os.environ["TMPDIR"] = str(temporary)
         self.pki = ThrowAwayPKI.create(self.directory, AMPHORA_ID)
-        haproxy = self.directory / "haproxy"
-        haproxy.write_text(_HAPROXY.format(flag=self.slow_flag, haproxy=program("haproxy")))
-        haproxy.chmod(0o755)
-        # Only this mount namespace sees it.
-        run("mount", "--bind", str(keepalived_with_fake_ipvs(self.directory)), KEEPALIVED)
         self.agent = AgentProcess(
             self.directory,
             self.pki,
             next(self.ports),
             {
-                "haproxy_amphora": {"haproxy_cmd": haproxy},
                 "amphora_agent": {"network_namespace": self.amphora.name},
             },
+            # The Ctrl-C of a terminal is for us alone.
+            wrapper=("setsid",),
         )
         self.base_path.mkdir()
         run("mount", "-t", "tmpfs", "-o", f"size={DISK_SIZE},mode=755", "tmpfs", str(self.base_path))
@@ -309,6 +290,10 @@ class World:
             extra_defaults=(*_RETRIES, *more.pop("extra_defaults", ())),
             **more,
         )
+
+    def new_udp(self) -> LvsText:
+        """A UDP listener that asks nothing of the kernel, which may know no IPVS; its keepalived runs all the same."""
+        return LvsText(namespace=self.amphora.name, port=next(self.ports), disabled=True)
 
     def new_pem(self) -> bytes:
         return listener_pem("www.example.com", Part.KEY, Part.CERTIFICATE, Part.CHAIN, use_rsa=False)
