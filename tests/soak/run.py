@@ -50,9 +50,7 @@ class Soak:
     calls: Calls = field(init=False)
     world: World = field(init=False)
     lives: Lives = field(init=False, factory=Lives)
-    _broken: list[str] = field(init=False, factory=list)
     _enough: Deferred[None] = field(init=False, factory=Deferred)
-    _bad: Counter[str] = field(init=False, factory=Counter)
 
     def __attrs_post_init__(self) -> None:
         now = self.clock.seconds
@@ -71,29 +69,26 @@ class Soak:
             self._enough.callback(None)
 
     async def run(self) -> Report:
-        """The whole of it, and what came of it.  All is taken away, whatever happens."""
-        try:
-            controllers, faults, strangers = await self._set_up()
-            await self._settle()
-            rest_before, files_before = await self._read(), await deferToThread(Files.below, self.world.base_path)
-            self.say(
-                f"all is up, the agent has {rest_before.memory // 1024} MiB; now for {self.seconds / 60:g} minutes"
-            )
-            began = self.clock.seconds()
-            await self._under_load(controllers, faults, strangers, began)
-            lasted = self.clock.seconds() - began
-            self.say("the load is over; what is left comes to rest")
-            await self._settle()
-            rest_after, files_after = await self._read(), await deferToThread(Files.below, self.world.base_path)
-        finally:
-            self.ears.listening = False
-            for controller in self.world.controllers:
-                self._bad.update(controller.bad)
-            left = await self.world.clean_up()
+        """
+        The whole of it, and what came of it.
+
+        Where it fails itself, all that it has made ends with this process.
+        """
+        controllers, faults, strangers = await self._set_up()
+        await self._settle()
+        rest_before, files_before = await self._at_rest()
+        self.say(f"all is up, the agent has {rest_before.memory // 1024} MiB; now for {self.seconds / 60:g} minutes")
+        began = self.clock.seconds()
+        await self._under_load(controllers, faults, strangers, began)
+        lasted = self.clock.seconds() - began
+        self.say("the load is over; what is left comes to rest")
+        await self._settle()
+        rest_after, files_after = await self._at_rest()
+        self.ears.listening = False
+        left = await self.world.clean_up()
         reloads: Counter[str] = Counter()
         for each in controllers:
             reloads.update(each.reloads)
-            self._broken += each.broken
         return Report(
             self.seed,
             lasted,
@@ -110,9 +105,9 @@ class Soak:
             rest_after,
             files_before,
             files_after,
-            self._bad,
+            self.world.bad_datagrams(),
             left,
-            self._broken,
+            [words for each in controllers for words in each.broken],
         )
 
     async def _set_up(self) -> tuple[list[Controller], Faults, Strangers]:
@@ -185,6 +180,9 @@ class Soak:
 
     async def _settle(self) -> None:
         await deferLater(self.clock, min(SETTLING, self.seconds / 2))
+
+    async def _at_rest(self) -> tuple[Reading, Files]:
+        return await self._read(), await deferToThread(Files.below, self.world.base_path)
 
     async def _read(self) -> Reading:
         agent = ProcessIdentity.of(self.world.agent.pid)

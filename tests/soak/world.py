@@ -11,6 +11,7 @@ import itertools
 import os
 import signal
 import socket
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -156,6 +157,8 @@ class World:
     udp: LvsText = field(init=False)
     vrrp: VrrpConfig = field(init=False)
     controllers: list[HeartbeatListener] = field(init=False, factory=list)
+    _all_controllers: list[HeartbeatListener] = field(init=False, factory=list)
+    """Those too that were moved away from."""
     logs: list[tuple[float, float, str]] = field(init=False, factory=list)
     """What each agent that has ended had said, from when to when."""
     agent_began: float = field(init=False, default=0.0)
@@ -268,7 +271,12 @@ class World:
 
         controller = HeartbeatListener(reactor=cast(Any, reactor), key=KEY, received=heard, port=port)
         controller.startService()
+        self._all_controllers.append(controller)
         return controller
+
+    def bad_datagrams(self) -> Counter[str]:
+        """What controllers heard that is no heartbeat, by the reason."""
+        return sum((controller.bad for controller in self._all_controllers), Counter())
 
     def entries(self) -> str:
         """The option that names them all."""
