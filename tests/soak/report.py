@@ -22,7 +22,7 @@ LONGEST_SILENCE: Final = 20.0
 MOST_DESCRIPTORS: Final = 16
 """By so many descriptors the same agent may have more at rest after the load than before it."""
 _MOST_SAID: Final = 25
-MOST_MEMORY: Final = 24 * 1024
+MOST_MEMORY: Final = 32 * 1024
 """By so many kibibytes."""
 
 
