@@ -17,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
+from attrs import evolve
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
@@ -294,6 +295,22 @@ class CadenceTests(SenderTestCase):
         self.assertEqual((2, [200]), (message["seq"], self.tx([message])))
         texts = [formatEvent(event) for event in events]
         self.assertEqual(["no heartbeats are sent: keepalived hangs", "heartbeats are sent again"], texts)
+
+    def test_old_worker(self) -> None:
+        """Where a worker answers that a reload replaces, its figures are told, and not that it has closed."""
+        receiver = self.receiver()
+        self.samples = [answer(sent=100)]
+        self.started(receiver.controller, phase=0)
+        self.pass_time(0)
+        old = answer(sent=300)
+        assert old.stats is not None
+        closed = tuple(evolve(frontend, status="STOP") for frontend in old.stats.frontends)
+        self.samples = [evolve(old, stats=evolve(old.stats, frontends=closed, stopping=True))]
+        self.pass_time(INTERVAL)
+        first, second = receiver.hear()[-2:]
+        self.assertEqual(first["listeners"].keys(), second["listeners"].keys())
+        self.assertEqual(["OPEN"], [listener["status"] for listener in second["listeners"].values()])
+        self.assertEqual([200], self.tx([second]))
 
     def test_sequence(self) -> None:
         """Heartbeats are numbered from 0, and one that did not leave takes no number."""
