@@ -106,6 +106,8 @@ class LastAnswers:
         """
         self.keep = keep
         self._answers: dict[str, _Remembered] = {}
+        self._asked: dict[str, float] = {}
+        """Since when those are asked that have not answered yet: what has just been started is no fault."""
         self._untold: dict[str, str] = {}
 
     def complete(self, samples: Iterable[Sample] | None, now: float) -> list[Answer]:
@@ -122,15 +124,19 @@ class LastAnswers:
         else:
             heard = {sample.source_id: (sample.name, sample.answer) for sample in samples}
         untold: dict[str, str] = {}
+        asked, self._asked = self._asked, {}
         complete = []
         for source_id, (name, answer) in heard.items():
             known = earlier.get(source_id) if answer is None else _Remembered(name, now, answer)
-            if known is not None:
-                self._answers[source_id] = known
-            if known is not None and now - known.heard <= self.keep:
-                complete.append(known.answer)
+            if known is None:
+                since = self._asked[source_id] = asked.get(source_id, now)
             else:
+                since = known.heard
+                self._answers[source_id] = known
+            if now - since > self.keep:
                 untold[source_id] = name
+            elif known is not None:
+                complete.append(known.answer)
         self._tell_changes(untold)
         return complete
 

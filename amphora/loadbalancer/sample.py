@@ -50,7 +50,8 @@ class InstanceSample:
 
     @property
     def answer(self) -> Answer | None:
-        if self.stats is None:
+        # A worker that a reload replaces may be the one that answers: its listeners are closed, the amphora's are not.
+        if self.stats is None or self.stats.stopping:
             return None
         listeners: dict[str, ListenerState] = {}
         for listener_id, frontend in _listeners(self.instance_id, self.stats):

@@ -17,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
+from attrs import evolve
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
@@ -45,6 +46,8 @@ KEY = "a-key-that-no-log-may-show"
 INTERVAL = 10.0
 STEP = 0.125
 """Time goes on in steps that binary numbers hold exactly, short enough for each pause inside a round."""
+
+_SILENT, _WELL = "does not answer: no heartbeat tells of it", "answers: heartbeats tell of it"
 
 UNSENDABLE = Controller("255.255.255.255", 9)
 """The kernel lets nobody send here who has not asked for broadcasts: an error at once, and nothing on any wire."""
@@ -292,6 +295,22 @@ class CadenceTests(SenderTestCase):
         self.assertEqual((2, [200]), (message["seq"], self.tx([message])))
         texts = [formatEvent(event) for event in events]
         self.assertEqual(["no heartbeats are sent: keepalived hangs", "heartbeats are sent again"], texts)
+
+    def test_old_worker(self) -> None:
+        """Where a worker answers that a reload replaces, its figures are told, and not that it has closed."""
+        receiver = self.receiver()
+        self.samples = [answer(sent=100)]
+        self.started(receiver.controller, phase=0)
+        self.pass_time(0)
+        old = answer(sent=300)
+        assert old.stats is not None
+        closed = tuple(evolve(frontend, status="STOP") for frontend in old.stats.frontends)
+        self.samples = [evolve(old, stats=evolve(old.stats, frontends=closed, stopping=True))]
+        self.pass_time(INTERVAL)
+        first, second = receiver.hear()[-2:]
+        self.assertEqual(first["listeners"].keys(), second["listeners"].keys())
+        self.assertEqual(["OPEN"], [listener["status"] for listener in second["listeners"].values()])
+        self.assertEqual([200], self.tx([second]))
 
     def test_sequence(self) -> None:
         """Heartbeats are numbered from 0, and one that did not leave takes no number."""
@@ -1239,6 +1258,21 @@ class LastAnswersTests(SynchronousTestCase):
         answers.complete([answer()], 0.0)
         self.assertEqual(answers.complete([], 10.0), [])
         self.assertEqual(answers.complete([silence()], 20.0), [])
+
+    def test_told(self) -> None:
+        """What does not answer is logged once its last answer is too old, what never did once it had as much time."""
+        answers = LastAnswers(keep=25.0)
+        with capturedLogs() as logs:
+            answers.complete([silence()], 0.0)
+            answers.complete([silence()], 25.0)
+            self.assertEqual([], logs)
+            answers.complete([silence()], 25.5)
+            answers.complete([silence()], 60.0)
+            answers.complete([answer()], 61.0)
+            answers.complete([silence()], 86.0)
+            answers.complete([silence()], 87.0)
+        silent, well = (f"haproxy of {INSTANCE} {words}" for words in (_SILENT, _WELL))
+        self.assertEqual([silent, well, silent], [formatEvent(event) for event in logs])
 
 
 class AtOnceTests(SenderTestCase):
