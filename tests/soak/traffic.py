@@ -177,7 +177,7 @@ class Crowd:
             while not self._home.wait(pause * chance.uniform(0.5, 1.5)):
                 chance.choice(targets).ask()
 
-        self._running.append(deferToThread(inside, namespace, again_and_again))
+        self._running.append(deferToThread(inside, namespace, again_and_again, patience=None))
 
     def stay(self, namespace: str, target: Target, lines: int) -> None:
         """One more client, which stays for about so many lines, then comes back."""
@@ -187,7 +187,7 @@ class Crowd:
             while not self._home.wait(0.2):
                 target.stay(chance.randint(lines // 2, lines + lines // 2), self._home)
 
-        self._running.append(deferToThread(inside, namespace, again_and_again))
+        self._running.append(deferToThread(inside, namespace, again_and_again, patience=None))
 
     async def go_home(self) -> None:
         """Have all of them end what they are at, and wait until they have."""
