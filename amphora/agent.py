@@ -30,11 +30,14 @@ from amphora.vrrp.check_scripts import CheckScripts
 from amphora.vrrp.keepalived import Keepalived
 from amphora.vrrp.topology import AmphoraTopology
 
-_SETTINGS = {"net/ipv4/tcp_migrate_req": "1"}
-"""
-Of the namespace, where the kernel has it (Linux 5.14): a connection that waits to be accepted when an old worker closes
-its socket goes over to the new worker's, where both have one for the address, as with IPv6 (L{overlay_for}).
-"""
+_SETTINGS = {
+    # A connection that waits to be accepted when an old worker closes its socket goes over to the new worker's, where
+    # both have one for the address, as with IPv6 (L{overlay_for}).
+    "net/ipv4/tcp_migrate_req": "1",
+    # Health monitors of the type PING are run by haproxy, as nobody, who may gain no rights by running a program.
+    "net/ipv4/ping_group_range": "0\t2147483647",
+}
+"""Of the namespace, where the kernel has it (the first since Linux 5.14)."""
 
 
 class IAgentReactor(IHaproxyReactor, INotifyReactor, IKeepalivedReactor):

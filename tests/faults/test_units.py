@@ -6,7 +6,9 @@ import os
 import signal
 import stat
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from attrs import evolve
 from twisted.trial.unittest import TestCase
@@ -86,6 +88,29 @@ class UnitTests(UnitTestCase):
         haproxy = self.haproxy()
         await self.client.stop(self.balancer.listener_id)
         self.assertFalse(haproxy.alive)
+
+    @requires("ping")
+    async def test_ping(self) -> None:
+        """A health monitor of the type PING, run without any right, tells who answers from who does not."""
+        wrapper = self.agent.base_path / "ping-wrapper.sh"
+        wrapper.write_text('#!/bin/sh\nexec /bin/ping -q -n -w 1 -c 1 "$HAPROXY_SERVER_ADDR" > /dev/null 2>&1\n')
+        wrapper.chmod(0o755)
+        self.agent.base_path.chmod(0o755)
+        monitored = evolve(
+            self.balancer,
+            extra_global=("user nobody", "external-check", "insecure-fork-wanted"),
+            extra_defaults=("option external-check", "external-check command /var/lib/octavia/ping-wrapper.sh"),
+            extra_sections=("backend silent", "    server silent 192.0.2.1:80 check inter 200ms fall 1 rise 1"),
+        )
+        await self.client.upload_haproxy(self.balancer.listener_id, monitored.config())
+        await self.client.reload(self.balancer.listener_id)
+
+        def silent(message: Mapping[str, Any]) -> bool:
+            pool = message["pools"].get(f"silent:{self.balancer.listener_id}")
+            return pool is not None and pool["members"]["silent"].startswith("DOWN")
+
+        await wait_until(lambda: silent(self.heard[-1].message), "who does not answer to be told down")
+        self.assertTrue(self.is_well((await self.next_heartbeat()).message))
 
     async def test_told(self) -> None:
         """
