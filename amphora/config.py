@@ -328,7 +328,7 @@ OPTIONS: Final = (
         ("haproxy_amphora",),
         _absolute_path,
         "/usr/sbin/haproxy",
-        "The haproxy program.",
+        "The haproxy program itself: by a script that runs it no later agent would know it again.",
     ),
     Option(
         "user_log_facility",
