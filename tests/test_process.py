@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -273,12 +274,22 @@ class DaemonTests(_RealTestCase):
             await _turn(self.reactor)
         self.assertEqual(process.pid, os.getsid(process.pid))
         output = self.directory / "output"
-        files = {int(entry.name): os.readlink(entry) for entry in Path(f"/proc/{process.pid}/fd").iterdir()}
+        # As any program, it reads what it needs when it begins.
+        while (files := self._files(process)).keys() - {0, 1, 2} and process.alive:
+            await _turn(self.reactor)
         self.assertEqual({0: "/dev/null", 1: str(output), 2: str(output)}, files)
         variables = {line.partition("=")[0] for line in output.read_text().splitlines()}
         self.assertEqual({"NOTIFY_SOCKET", *ENVIRONMENT}, variables - {"PWD", "OLDPWD", "SHLVL", "_"})
         process.send_signal(signal.SIGKILL)
         await self.ended(process)
+
+    def _files(self, process: ProcessIdentity) -> dict[int, str]:
+        """What it has open, by descriptor."""
+        files = {}
+        for entry in Path(f"/proc/{process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                files[int(entry.name)] = os.readlink(entry)
+        return files
 
     async def test_missing(self) -> None:
         """A program that is not there ends at once, and its output says why."""

@@ -25,8 +25,8 @@ from tests.integration.test_nftables import nft
 
 FULL, READ_ONLY, FAILING = (os.strerror(each) for each in (errno.ENOSPC, errno.EROFS, errno.EIO))
 
-_LEFT = (".new", "previous.cfg", "previous-agent.cfg", "instance.json")
-"""Files that the next agent, or the next upload or reload, takes away or puts in place."""
+_LEFT = (".new", "previous.cfg", "previous-agent.cfg", "instance.json", ".pid", "agent.sock", "master.sock")
+"""Files that the next agent, or the next upload, start or reload, takes away or puts in place."""
 
 
 @define(eq=False)
