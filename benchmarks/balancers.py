@@ -19,7 +19,7 @@ class Balancer:
     """
     A load balancer: its listeners have a pool each, over which the members are spread.
 
-    Members have health checks, once a day: what runs in haproxy is not what is measured, what it tells is.
+    Members have health checks, an hour apart: what runs in haproxy is not what is measured, what it tells is.
     """
 
     listeners: int
@@ -78,8 +78,8 @@ class Balancer:
                 "    fullconn 1000",
             ]
             lines += [
-                f"    server {identifier('member', member)} 192.0.2.{1 + member % 250}:{80 + member // 250} weight 1 "
-                "check inter 1d fall 3 rise 2"
+                f"    server {identifier('member', member)} 198.18.{member // 250}.{1 + member % 250}:80 weight 1 "
+                "check inter 1h fall 3 rise 2"
                 for member in self.members_of(number)
             ]
         return ("\n".join(lines) + "\n").encode()

@@ -33,6 +33,17 @@ Version: 1:1.31-1
 Description: stands in for the real one, without which the reference answers no details
 """
 
+_MEMBERS = """\
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 5s
+    timeout server 5s
+frontend members
+    bind 0.0.0.0:80
+    http-request return status 200
+"""
+
 
 @frozen
 class Ran:
@@ -85,6 +96,7 @@ class Cage:
     def __enter__(self) -> Cage:
         for name in ("lib", "log", "run/netns", "run/rsyslog/octavia", "units", "etc"):
             (self.directory / name).mkdir(parents=True)
+        (self.directory / "members.cfg").write_text(_MEMBERS)
         if _DPKG.exists() and "\nPackage: ipvsadm\n" not in (status := _DPKG.read_text("utf-8", "replace")):
             (self.directory / "dpkg-status").write_text(f"{status.rstrip()}\n{_IPVSADM}")
         self._process = subprocess.Popen(

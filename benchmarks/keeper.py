@@ -73,6 +73,9 @@ def hide(directory: Path) -> None:
         f"-n {_NAMESPACE} link set lo up",
         # For keepalived, which takes no loopback interface.
         f"-n {_NAMESPACE} link add eth1 type veth peer name eth2",
+        # All members are one haproxy.
+        f"-n {_NAMESPACE} route add local 198.18.0.0/15 dev lo",
+        f"netns exec {_NAMESPACE} haproxy -D -f {directory}/members.cfg",
     ):
         subprocess.run(["ip", *command.split()], check=True)
 
