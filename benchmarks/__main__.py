@@ -61,7 +61,7 @@ def compare(arguments: argparse.Namespace) -> int:
     rounds = []
     notes: dict[str, Notes] = {agent.name: {} for agent in BOTH}
     with TemporaryDirectory() as folder:
-        pki = ThrowAwayPKI.create(Path(folder), AMPHORA_ID, use_rsa=True)
+        pki = ThrowAwayPKI.create(Path(folder), AMPHORA_ID, use_rsa=not arguments.ecdsa)
         for number in range(arguments.rounds):
             measured: dict[str, dict[str, Measured]] = {}
             # Neither is always the first.
@@ -96,6 +96,9 @@ def main(words: Sequence[str] | None = None) -> int:
         help="only these figures: " + ", ".join(figure.name for figure in FIGURES),
     )
     parser.add_argument("--quick", action="store_true", help="short rounds: to find one's way, not for a report")
+    parser.add_argument(
+        "--ecdsa", action="store_true", help="certificates with keys on P-256, for both, in place of RSA"
+    )
     parser.add_argument("--report", metavar="FILE", help="write the table there too, as markdown")
     parser.add_argument("--growth", action="store_true", help="how ours grows with members and listeners instead")
     parser.add_argument("--fleet", type=int, metavar="N", help="when the heartbeats of N agents arrive instead")
