@@ -215,9 +215,9 @@ def visit(agent: Agent, pki: ThrowAwayPKI, setup: Setup | None = None) -> Iterat
             launched = cage.launch(command, log)
             try:
                 answered = _first_answer(_context(pki))
-                yield Visit(agent, cage, pki, receiver, launched, answered)
-            except Exception:
-                for each in (log, directory / "log" / "amphora-agent.log"):
-                    if each.exists():
-                        print(f"--- {agent.name}: {each.name}", *each.read_text().splitlines()[-30:], sep="\n")
+            except NotDone:
+                print(
+                    f"--- the log of {agent.name} ends:", *log.read_text().splitlines()[-30:], sep="\n", file=sys.stderr
+                )
                 raise
+            yield Visit(agent, cage, pki, receiver, launched, answered)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, NotConnectingError
@@ -26,6 +27,13 @@ _TURNS = 8
 """
 Of the reactor, that an answer is given after its time: connecting, writing, reading.  One that had its hands full with
 other connections must not take what waits there for silence.
+"""
+
+
+_READ = 256 * 1024
+"""
+Bytes to read at once: more than the kernel keeps.  Between two reads the reactor serves everybody else, and 10,000
+servers are 2.4 MB.
 """
 
 
@@ -51,6 +59,7 @@ class _Asking(Protocol):
         self._length = 0
 
     def connectionMade(self) -> None:
+        cast(Any, self.transport).bufferSize = _READ
         self.transport.write(self._question)
 
     def dataReceived(self, data: bytes) -> None:
