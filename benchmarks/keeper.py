@@ -81,11 +81,13 @@ def hide(directory: Path) -> None:
 
 
 def launch(command: list[str], environment: dict[str, str], log: str) -> dict[str, float]:
-    """Start a program in a session of its own."""
+    """
+    Start a program in a session of its own, and in C{/} as systemd does: from there the reference looks for syslog.
+    """
     with open(log, "ab") as output, open(os.devnull, "rb") as nothing:
         at = time.monotonic()
         process = subprocess.Popen(
-            command, env=environment, stdin=nothing, stdout=output, stderr=output, start_new_session=True
+            command, cwd="/", env=environment, stdin=nothing, stdout=output, stderr=output, start_new_session=True
         )
     return {"at": at, "pid": process.pid}
 
