@@ -126,6 +126,7 @@ async def _play(reactor: Any, number: int, receiver: Receiver, folder: Path, int
         sender = HeartbeatSender(
             reactor=reactor,
             blocking=InThreads(reactor),
+            look_ups=InThreads(reactor),
             amphora_id=amphora.id,
             settings=settings,
             samples=amphora.samples,
