@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import socket
 import time
+import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack
 from itertools import pairwise
@@ -333,7 +334,10 @@ def measure(
         if course.wanted:
             try:
                 group(course)
-            except NotDone as reason:
+            except Exception as problem:
+                # An hour's figures are not lost for one that could not be had.
+                if not isinstance(problem, NotDone):
+                    traceback.print_exc()
                 for name in course.wanted:
-                    measured.setdefault(name, str(reason))
+                    measured.setdefault(name, str(problem))
     return measured
