@@ -54,10 +54,11 @@ class ListenerState:
 
 @frozen
 class PoolState:
-    """A pool's status, and its members' by their ids."""
+    """A pool's status, its members' by their ids, and how many of them take sessions, where that is told."""
 
     status: str
     members: Mapping[str, str]
+    usable: int = 0
 
 
 @frozen

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from logging.handlers import SysLogHandler
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -122,9 +123,12 @@ def makeService(options: Options) -> IService:
         # A timer that counts on the wall clock stands still for as long as the clock is set back.
         cast(Any, reactor).seconds = time.monotonic
         path = os.path.abspath(options["config-file"])
-        return build_agent(cast(IReactor, reactor), Path(path), load_usable_settings(path))
+        agent = build_agent(cast(IReactor, reactor), Path(path), load_usable_settings(path))
     except (ConfigError, BadTLSFiles, VerificationNotInForce) as error:
         raise SystemExit(f"amphora-agent: {error}") from None
+    # What is loaded by now stays: to look for garbage in it, again and again, stops the reactor for 30 ms and more.
+    gc.freeze()
+    return agent
 
 
 def pass_over(number: signal.Signals) -> None:
@@ -259,9 +263,11 @@ def build_agent(reactor: IReactor, config_file: Path, settings: Settings) -> Age
     )
     lvs_samples = LvsSamples(reactor, blocking, settings.network_namespace, lvs_listeners.runs)
 
-    async def samples(timeout: float) -> list[Sample]:
+    async def with_lvs(
+        ask: Callable[[float], Coroutine[Deferred[Any], Any, list[InstanceSample]]], timeout: float
+    ) -> list[Sample]:
         of_lvs = Deferred.fromCoroutine(lvs_samples.samples(timeout))
-        return [*await instances.samples(timeout), *await of_lvs]
+        return [*await ask(timeout), *await of_lvs]
 
     tls = MutualTLS(settings.client_auth, settings.agent_tls_protocol)
     tls.replace(read_tls_files(settings))
@@ -271,7 +277,7 @@ def build_agent(reactor: IReactor, config_file: Path, settings: Settings) -> Age
         look_ups=InSpareThreads(reactor, _LOOK_UPS_AT_ONCE),
         amphora_id=settings.amphora_id,
         settings=heartbeat_settings(settings),
-        samples=lambda: samples(min(STATS_TIMEOUT, live.now.heartbeat_interval / 4)),
+        samples=lambda: with_lvs(instances.samples, min(STATS_TIMEOUT, live.now.heartbeat_interval / 4)),
         standing=lambda: topology.standing,
         taken=lambda taken: instances.taken(each for each in taken if isinstance(each, InstanceSample)),
         silence=lambda: keepalived.shortcoming,
@@ -358,7 +364,7 @@ def build_agent(reactor: IReactor, config_file: Path, settings: Settings) -> Age
         ChangeWatcher(
             reactor=reactor,
             interval=settings.change_poll_interval,
-            samples=lambda: samples(STATS_TIMEOUT),
+            samples=lambda: with_lvs(instances.glances, STATS_TIMEOUT),
             changed=changed,
         )
     )

@@ -521,9 +521,10 @@ class Haproxy:
         """What old workers carry, each waited for so many seconds at most; of those that have ended, the last word."""
         self._forget_untaken()
         old = tuple(self._old)
-        await gatherResults(
-            [Deferred.fromCoroutine(worker.read(self._reactor, timeout)) for worker in old], consumeErrors=True
-        )
+        if old:
+            await gatherResults(
+                [Deferred.fromCoroutine(worker.read(self._reactor, timeout)) for worker in old], consumeErrors=True
+            )
         self._leftovers.look(worker.process for worker in old if worker.idle)
         return tuple(OldFigures(worker.process, worker.stats) for worker in old if worker.stats is not None)
 

@@ -51,7 +51,7 @@ from amphora.loadbalancer.haproxy_config import HaproxyConfig, parse_config
 from amphora.loadbalancer.listeners import Listener, listener_type, listeners_of
 from amphora.loadbalancer.sample import InstanceSample
 from amphora.loadbalancer.sockets import NoAnswer, ask
-from amphora.loadbalancer.stats import QUESTION, Stats, UnreadableStats, parse_stats
+from amphora.loadbalancer.stats import BRIEF_QUESTION, QUESTION, Stats, UnreadableStats, parse_stats
 from amphora.loadbalancer.store import InstanceFiles, InstanceState
 from amphora.network.bind import Bind
 from amphora.network.errors import NetworkError
@@ -64,6 +64,8 @@ ACTIONS: dict[str, Action] = {"start": "start", "stop": "stop", "reload": "reloa
 Status = Literal["ACTIVE", "STOPPED", "ERROR"]
 
 STATS_TIMEOUT = 2.0
+MANY_MEMBERS = 500
+"""With more, who looks for changes every second does not ask for each of them: that would take milliseconds."""
 
 _KEPT_RUNS = "The configuration that ran before runs in its place"
 
@@ -259,9 +261,17 @@ class Instance:
 
     async def sample(self, timeout: float) -> InstanceSample:
         """What a heartbeat tells of it, as far as its haproxy answers within so many seconds."""
+        return await self._sample(timeout, QUESTION)
+
+    async def glance(self, timeout: float) -> InstanceSample:
+        """The same for who looks for changes: where there are many members, they are counted and not named."""
+        many = self._config is not None and self._config.members > MANY_MEMBERS
+        return await self._sample(timeout, BRIEF_QUESTION if many else QUESTION)
+
+    async def _sample(self, timeout: float, question: bytes) -> InstanceSample:
         # Both at the same moment: a worker that a reload replaces meanwhile must not be missed by either.
         both: list[Deferred[Any]] = [
-            Deferred.fromCoroutine(self._ask_stats(timeout)),
+            Deferred.fromCoroutine(self._ask_stats(timeout, question)),
             Deferred.fromCoroutine(self._haproxy.old_figures(timeout)),
         ]
         (stats, worker), old = await gatherResults(both, consumeErrors=True)
@@ -271,11 +281,13 @@ class Instance:
         """This sample's traffic was told to a controller, or will be."""
         self._haproxy.figures_taken(sample.old)
 
-    async def _ask_stats(self, timeout: float) -> tuple[Stats | None, ProcessIdentity | None]:
+    async def _ask_stats(
+        self, timeout: float, question: bytes = QUESTION
+    ) -> tuple[Stats | None, ProcessIdentity | None]:
         if self._haproxy.process is None:
             return None, None
         try:
-            answer = await ask(self._surroundings.reactor, self._files.stats_socket, QUESTION, timeout=timeout)
+            answer = await ask(self._surroundings.reactor, self._files.stats_socket, question, timeout=timeout)
             stats = parse_stats(answer)
         except (NoAnswer, UnreadableStats):
             return None, None

@@ -168,6 +168,11 @@ class Instances:
         present = [instance for instance in self._known.values() if instance.exists and instance.should_run]
         return await _all(instance.sample(timeout) for instance in present)
 
+    async def glances(self, timeout: float) -> list[InstanceSample]:
+        """The same for who looks for changes; see L{Instance.glance}."""
+        present = [instance for instance in self._known.values() if instance.exists and instance.should_run]
+        return await _all(instance.glance(timeout) for instance in present)
+
     def taken(self, samples: Iterable[InstanceSample]) -> None:
         """These samples' traffic was told to a controller, or will be."""
         for sample in samples:
@@ -243,12 +248,9 @@ async def _all(works: Iterable[Coroutine[Deferred[Any], Any, T]]) -> list[T]:
     Whoever asks may be cancelled; then so are they, and nothing is left that nobody hears of.
     """
     places = DeferredSemaphore(_AT_ONCE)
-
-    async def one(work: Coroutine[Deferred[Any], Any, T]) -> T:
-        return await places.run(Deferred.fromCoroutine, work)
-
+    begun: list[Deferred[T]] = [places.run(Deferred.fromCoroutine, work) for work in works]
     try:
-        return list(await gatherResults([Deferred.fromCoroutine(one(work)) for work in works], consumeErrors=True))
+        return list(await gatherResults(begun, consumeErrors=True))
     except FirstError as error:
         raise _cause(error) from None
 

@@ -59,7 +59,7 @@ class InstanceSample:
             listeners[listener_id] = listeners[listener_id] + state if listener_id in listeners else state
         pools = {
             backend.name if ":" in backend.name else f"{backend.name}:{self.instance_id}": PoolState(
-                backend.status, backend.members
+                backend.status, backend.members, backend.usable
             )
             for backend in self.stats.backends
             if not is_internal(backend.name)

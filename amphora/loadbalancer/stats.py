@@ -2,7 +2,7 @@
 What one haproxy says of itself on its stats socket: the question, the answer, and how to read it.
 
 The answer is CSV with ninety-odd columns (haproxy management guide, 9.1).  All that we need stands before any
-free text, so a row is cut at its first nineteen commas and no further: a member that fills its health check's
+free text, so a row is cut at its first twenty-one commas and no further: a member that fills its health check's
 text with commas, quotes, line ends or Latin-1 changes nothing here, and 10,000 rows cost 0.02 s.
 """
 
@@ -14,8 +14,10 @@ from attrs import frozen
 
 QUESTION = b"show info; show stat -1 7 -1\n"
 """One question for both: types 1 + 2 + 4 are frontends, backends and servers (not listening sockets)."""
+BRIEF_QUESTION = b"show info; show stat -1 3 -1\n"
+"""The same without servers: of those, the backends tell how many take sessions."""
 
-_NAME, _SERVER, _CURRENT, _TOTAL, _BYTES_IN, _BYTES_OUT, _REQUEST_ERRORS, _STATUS, _WEIGHT = (
+_NAME, _SERVER, _CURRENT, _TOTAL, _BYTES_IN, _BYTES_OUT, _REQUEST_ERRORS, _STATUS, _WEIGHT, _ACTIVE, _BACKUP = (
     0,
     1,
     4,
@@ -25,8 +27,10 @@ _NAME, _SERVER, _CURRENT, _TOTAL, _BYTES_IN, _BYTES_OUT, _REQUEST_ERRORS, _STATU
     12,
     17,
     18,
+    19,
+    20,
 )
-_COLUMNS = 19
+_COLUMNS = 21
 _DIGITS = 20
 """haproxy counts in 64 bits."""
 
@@ -50,11 +54,16 @@ class Frontend:
 
 @frozen
 class Backend:
-    """One backend's row and, by name, the status of each of its servers as haproxy words it."""
+    """
+    One backend's row and, by name, the status of each of its servers as haproxy words it.
+
+    `usable` is how many servers take sessions, be they active ones or backups.
+    """
 
     name: str
     status: str
     members: dict[str, str]
+    usable: int = 0
 
 
 @frozen
@@ -74,7 +83,7 @@ class Stats:
 
 def parse_stats(answer: bytes) -> Stats:
     """
-    Read the answer to L{QUESTION}.
+    Read the answer to L{QUESTION} or L{BRIEF_QUESTION}.
 
     @raise UnreadableStats: for an answer without a process id, without the table's head, or without the empty
         line that ends it, which is what a worker sends that is going away.
@@ -110,7 +119,8 @@ def parse_stats(answer: bytes) -> Stats:
                 )
             )
         elif server == "BACKEND":
-            backends.append(Backend(name=name, status=row[_STATUS], members=members.pop(name, {})))
+            usable = _number(row[_ACTIVE]) + _number(row[_BACKUP])
+            backends.append(Backend(name, row[_STATUS], members.pop(name, {}), usable))
         else:
             members.setdefault(name, {})[server] = _member_status(row[_STATUS], row[_WEIGHT])
     return Stats(

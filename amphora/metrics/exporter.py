@@ -49,7 +49,8 @@ MOST_CONNECTIONS: Final = 64
 LIFETIME: Final = 10.0
 """Seconds that a connection lasts, whatever happens on it: each carries one request."""
 SIZE_LIMIT: Final = 64 * 1024 * 1024
-LOOK_INTERVAL: Final = 1.0
+LOOK_INTERVAL: Final = 5.0
+"""Seconds from one look whether it is wanted to the next.  Waking up once a second would cost half a second an hour."""
 
 
 class IExporterReactor(IReactorSocket, IReactorTime):
@@ -231,16 +232,14 @@ class MetricsExporter(Service):
         super().startService()
         self._loop.start(LOOK_INTERVAL)
 
-    def _look(self) -> Deferred[None]:
-        looking = Deferred.fromCoroutine(self._settle())
-        return looking.addErrback(lambda reason: self._log.failure("the metrics' port cannot be seen to", reason))
-
-    async def _settle(self) -> None:
-        if self._wanted() and self._port is None:
-            await self._listen()
-        elif not self._wanted():
+    def _look(self) -> Deferred[None] | None:
+        wanted = self._wanted()
+        if not wanted:
             self._problem = None
-            await self._close()
+        if wanted == (self._port is not None):
+            return None
+        settling = Deferred.fromCoroutine(self._listen() if wanted else self._close())
+        return settling.addErrback(lambda reason: self._log.failure("the metrics' port cannot be seen to", reason))
 
     async def _listen(self) -> None:
         try:

@@ -1,7 +1,7 @@
 """
 The amphora's figures: sampled all the time, a little, and looked up when somebody asks.
 
-What is told as a rate needs a past: CPU times and links' counters are sampled every two seconds.  All else is read when
+What is told as a rate needs a past: CPU times and links' counters are sampled every ten seconds.  All else is read when
 somebody asks, in a thread, and kept for half a second: however many ask, the machine is looked at twice a second.
 """
 
@@ -23,8 +23,11 @@ from amphora.system.links import LinkCounters
 from amphora.system.machine import Machine
 from amphora.system.window import Bandwidth, CpuTimes, CpuUsage, Sample, Window
 
-INTERVAL: Final = 2.0
-"""Seconds from one sample to the next."""
+INTERVAL: Final = 10.0
+"""
+Seconds from one sample to the next.  The oldest within thirty seconds is at least twenty seconds old then; a sample
+takes a thread into the namespace, which at two seconds was a third of what an idle agent costs.
+"""
 
 SHORTEST: Final = 0.5
 """Seconds at least from one reading to the next, and so the shortest time that a rate is told of."""

@@ -91,13 +91,13 @@ class Authority:
     identity: Issued
 
     @classmethod
-    def create(cls, name: str = "throw-away authority") -> Authority:
+    def create(cls, name: str = "throw-away authority", *, use_rsa: bool = False) -> Authority:
         """
         Make a root.
 
         Two of one name are what a renewed authority, or an impostor, looks like: they differ in their keys only.
         """
-        key = new_key()
+        key = new_key(use_rsa=use_rsa)
         return cls(Issued(_certificate(name, key.public_key(), _name(name), key, authority=True), key))
 
     @property
@@ -271,11 +271,11 @@ class ThrowAwayPKI:
     """The controller's key."""
 
     @classmethod
-    def create(cls, directory: Path, amphora_id: str) -> ThrowAwayPKI:
+    def create(cls, directory: Path, amphora_id: str, *, use_rsa: bool = False) -> ThrowAwayPKI:
         """Make the authority and both certificates, and write them into an existing directory.  Blocks."""
-        authority = Authority.create()
-        server = authority.issue(amphora_id)
-        client = authority.issue("controller", usages=(CLIENT,), names=())
+        authority = Authority.create(use_rsa=use_rsa)
+        server = authority.issue(amphora_id, use_rsa=use_rsa)
+        client = authority.issue("controller", usages=(CLIENT,), names=(), use_rsa=use_rsa)
         made = cls(
             directory=directory,
             amphora_id=amphora_id,

@@ -26,8 +26,14 @@ class ChangeTests(SynchronousTestCase):
         self.failure: Exception | None = None
         self.waiting: Deferred[None] | None = None
         self.changes = 0
-        self.watcher = ChangeWatcher(reactor=self.clock, interval=1.0, samples=self.samples, changed=self.changed)
+        self.watcher = self.new_watcher(phase=0.0)
         self.watcher.startService()
+        self.clock.advance(0)
+
+    def new_watcher(self, phase: float) -> ChangeWatcher:
+        return ChangeWatcher(
+            reactor=self.clock, interval=1.0, samples=self.samples, changed=self.changed, phase=lambda: phase
+        )
 
     def changed(self) -> None:
         self.changes += 1
@@ -68,6 +74,13 @@ class ChangeTests(SynchronousTestCase):
         self.assertEqual(0, self.changes_after(a=self.with_members(m="DOWN 1/2", n="no check")))
         self.assertEqual(1, self.changes_after(a=self.with_members(m="UP", n="no check")))
         self.assertEqual(1, self.changes_after(a=self.with_members(m="UP")))
+
+    def test_counted_members(self) -> None:
+        """Where members are counted and not named, another number of those that take sessions is a change."""
+        pool = Backend("p", "UP", {}, usable=600)
+        self.changes_after(a=evolve(STATS, backends=(pool,)))
+        self.assertEqual(0, self.changes_after(a=evolve(STATS, backends=(pool,))))
+        self.assertEqual(1, self.changes_after(a=evolve(STATS, backends=(evolve(pool, usable=599),))))
 
     def test_pool_and_listener(self) -> None:
         """So is a pool's or a listener's status."""
@@ -118,6 +131,27 @@ class ChangeTests(SynchronousTestCase):
         self.answers = {"a": evolve(STATS, pid=2)}
         waiting.callback(None)
         self.assertEqual(1, self.changes)
+
+    def test_phase(self) -> None:
+        """The first look waits for a part of an interval; one that is stopped before it leaves nothing scheduled."""
+        self.watcher.stopService()
+        looks = []
+
+        async def samples() -> list[Sample]:
+            looks.append(self.clock.seconds())
+            return []
+
+        self.samples = samples  # type: ignore[method-assign]
+        begun = self.clock.seconds()
+        watcher = self.new_watcher(phase=0.75)
+        watcher.startService()
+        self.clock.pump([0.25] * 8)
+        self.assertEqual([begun + 0.75, begun + 1.75], looks)
+        watcher.stopService()
+        other = self.new_watcher(phase=0.5)
+        other.startService()
+        other.stopService()
+        self.assertEqual([], self.clock.getDelayedCalls())
 
     def test_stopped(self) -> None:
         """A stopped watcher leaves nothing scheduled, and tells nothing any more."""

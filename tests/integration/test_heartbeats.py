@@ -14,6 +14,7 @@ from twisted.internet.threads import deferToThread
 
 from amphora.client import AmphoraFailed
 from amphora.listener import Heartbeat, HeartbeatListener
+from amphora.loadbalancer.instance import MANY_MEMBERS
 from amphora.loadbalancer.sockets import ask
 from tests.integration.harness import (
     AMPHORA_ID,
@@ -367,6 +368,36 @@ class ChangeTests(HeartbeatTestCase):
         await self.told_soon(lambda heartbeat: heartbeat.message["listeners"] == {}, "the deletion to be told")
         # Ten or so in all this time, though members were checked and requests answered: one for each change.
         self.assertLess(self.heard[-1].sequence, 20)
+
+    async def test_many_members(self) -> None:
+        """Among more members than are asked for one by one, each way to lose one and get it back is told by itself."""
+        from twisted.internet import reactor
+
+        member = self.new_member()
+        balancer = await self.running(LoadBalancer(members=(member,), extra_servers=MANY_MEMBERS))
+        key = f"{balancer.pool_id}:{balancer.listener_id}"
+        stats_socket = self.agent.base_path / balancer.listener_id / "agent.sock"
+
+        def told(status: str) -> Callable[[Heartbeat], bool]:
+            def is_told(heartbeat: Heartbeat) -> bool:
+                pool = heartbeat.message["pools"].get(key, {"members": {}})
+                return bool(pool["members"].get(member.name, "").startswith(status))
+
+            return is_told
+
+        server = f"{key}/{member.name}"
+        for command, status in (
+            (f"set server {server} state maint", "MAINT"),
+            (f"set server {server} state ready", "UP"),
+            (f"set weight {server} 0", "DRAIN"),
+            (f"set weight {server} 1", "UP"),
+        ):
+            self.heard.clear()
+            await ask(cast(Any, reactor), stats_socket, f"{command}\n".encode(), timeout=PATIENCE)
+            await self.told_soon(told(status), f"{status} to be told")
+        self.heard.clear()
+        await member.down()
+        await self.told_soon(told("DOWN"), "DOWN to be told")
 
 
 @requires("haproxy")

@@ -24,7 +24,7 @@ FIRST = Stats(7, "2.6", (Frontend("f", "OPEN", 3, 5, 10, 20, 0),), ())
 def answer(current: int, sent: int, *, stopping: int, pid: int = 7) -> bytes:
     """What haproxy says of one frontend."""
     columns = ["f", "FRONTEND", "", "", str(current), "", "", "5", "10", str(sent), "", "", "0"]
-    row = ",".join([*columns, "", "", "", "", "STOP", "", ""])
+    row = ",".join([*columns, "", "", "", "", "STOP", "", "", "", "", ""])
     return f"Pid: {pid}\nStopping: {stopping}\n\n# pxname,svname,\n{row},\n\n".encode()
 
 

@@ -94,7 +94,7 @@ class ParseStatsTests(SynchronousTestCase):
                     Frontend("tcpfront", "OPEN", current=0, total=0, bytes_in=0, bytes_out=0, request_errors=0),
                 ),
                 backends=(
-                    Backend(POOL, "UP", members),
+                    Backend(POOL, "UP", members, usable=2),
                     Backend("my", "DOWN", {"sql": "DOWN"}),
                     Backend("empty", "UP", {}),
                 ),
@@ -111,7 +111,7 @@ class ParseStatsTests(SynchronousTestCase):
             )
         )
         self.assertEqual(["both"], [frontend.name for frontend in stats.frontends])
-        self.assertEqual((Backend("both", "UP", {"unchecked": "no check"}),), stats.backends)
+        self.assertEqual((Backend("both", "UP", {"unchecked": "no check"}, usable=2),), stats.backends)
 
     def test_no_rows(self) -> None:
         """A haproxy without frontends has an empty table, and that is an answer."""

@@ -105,7 +105,7 @@ class ReadingTests(MeterTestCase):
         self.assertEqual(RATE, self.successResultOf(asking).networks["eth1"].received)
 
     def test_samples(self) -> None:
-        """Every two seconds the counters are sampled, and nothing else is read while nobody asks."""
+        """Once an interval the counters are sampled, and nothing else is read while nobody asks."""
         self.meter.startService()
         self.clock.pump([INTERVAL] * 3)
         self.assertEqual([3 * INTERVAL, 2 * INTERVAL, INTERVAL, 0.0], self.ages(self.sampled))
@@ -123,7 +123,7 @@ class ReadingTests(MeterTestCase):
         self.meter.startService()
         self.clock.pump([INTERVAL] * 30)
         burst = 30_000
-        self.clock.pump([INTERVAL] * 15)
+        self.clock.pump([INTERVAL] * 3)
         self.assertEqual(1000.0, self.read().networks["eth1"].received)
         self.clock.advance(INTERVAL)
         self.assertEqual(0.0, self.read().networks["eth1"].received)
@@ -134,11 +134,11 @@ class ReadingTests(MeterTestCase):
         self.clock.advance(1.0)
         self.read()
         self.assertEqual([1.0, 0.0], self.ages(self.sampled))
-        self.clock.advance(1.0)
+        self.clock.advance(INTERVAL - 1.0)
         self.clock.advance(0.25)
         self.read()
-        self.assertEqual([2.25, 1.25, 0.25], self.ages(self.sampled))
-        self.assertEqual([1.25, 0.0], self.ages(self.looked))
+        self.assertEqual([INTERVAL + 0.25, INTERVAL - 0.75, 0.25], self.ages(self.sampled))
+        self.assertEqual([INTERVAL - 0.75, 0.0], self.ages(self.looked))
 
     def test_kept(self) -> None:
         """However many ask, the machine is looked at twice a second."""
