@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import functools
 import os
 import random
 import signal
 import socket
 import ssl
 import sys
+import tempfile
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -43,15 +46,29 @@ def new_id() -> str:
     return str(uuid.uuid4())
 
 
+_taken_ports: set[int] = set()
+
+
+@functools.cache
+def _port_locks() -> int:
+    """A file for all runs of tests at a time: whoever has locked its n-th byte has port n, as long as he lives."""
+    path = Path(tempfile.gettempdir()) / f"amphora-tests-{os.getuid()}.ports"
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
 def free_port() -> int:
     """
-    A TCP port on loopback that nobody has at this moment.
+    A TCP port on loopback that nobody has at this moment, and that no other test is given.
 
     It is none of those that the kernel gives to outgoing connections: what is stopped for a while has to get it back.
     """
     while True:
         port = random.randrange(10_000, 32_000)
+        if port in _taken_ports:
+            continue
         with socket.socket() as probe, suppress(OSError):
+            fcntl.lockf(_port_locks(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+            _taken_ports.add(port)
             probe.bind(("127.0.0.1", port))
             return port
 
