@@ -36,6 +36,7 @@ class CheckTests(FaultTestCase):
     async def start(self, *controllers: str) -> None:
         programs = self.directory / "programs"
         self.keepalived = StuckProgram.create(programs, "keepalived")
+        self.addCleanup(self.keepalived.end)
         hurry(
             self.agent,
             self.directory / "hurry",
@@ -91,6 +92,7 @@ class NetworkTests(InsideTestCase):
     async def start(self, *controllers: str) -> None:
         programs = self.directory / "programs"
         self.nft = StuckProgram.create(programs, "nft")
+        self.addCleanup(self.nft.end)
         hurry(
             self.agent,
             self.directory / "hurry",
