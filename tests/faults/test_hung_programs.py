@@ -41,8 +41,8 @@ class CheckTests(FaultTestCase):
             self.agent,
             self.directory / "hurry",
             {
-                "amphora.loadbalancer.haproxy:CHECK_TIMEOUT": 1.0,
-                "amphora.keepalived.process:CHECK_TIMEOUT": 1.0,
+                "amphora.loadbalancer.haproxy:CHECK_TIMEOUT": 2.0,
+                "amphora.keepalived.process:CHECK_TIMEOUT": 2.0,
                 "amphora.tap:_KEEPALIVED": str(self.keepalived.path),
             },
         )
@@ -98,8 +98,8 @@ class NetworkTests(InsideTestCase):
             self.directory / "hurry",
             {
                 "amphora.network.nft:_TIMEOUT": 1.0,
-                "amphora.loadbalancer.haproxy:CHECK_TIMEOUT": 1.0,
-                "amphora.network.inside:inside.__kwdefaults__['patience']": 0.5,
+                "amphora.loadbalancer.haproxy:CHECK_TIMEOUT": 2.0,
+                "amphora.network.inside:inside.__kwdefaults__['patience']": 2.0,
             },
             programs=programs,
         )
