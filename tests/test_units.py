@@ -36,7 +36,7 @@ HIDING: dict[str, str] = {
     "MountFlags": "slave",
     "IPCNamespacePath": "/proc/1/ns/ipc",
 }
-"""Options that give a service a mount namespace of its own, each with a value that does; see L{HidingFacts}."""
+"""Options that give a service a mount namespace of its own, each with a value that does; see L{MountNamespaceFacts}."""
 
 HIDING_ELSEWHERE = (
     *("PrivateDevices", "RootDirectory", "RootImage", "MountImages", "ExtensionImages", "ExtensionDirectories"),

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import signal
+from ipaddress import ip_address
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -251,10 +252,11 @@ class RouteTests(ControllersTestCase):
     async def setUp(self) -> None:  # type: ignore[override]
         await super().setUp()
         self.namespace, self.router = new_namespace(self), new_namespace(self)
-        # Addresses for tests of networks, RFC 2544: nobody else's.
-        network = f"198.18.{secrets.randbelow(256)}"
-        self.test_end, self.agent_end, self.far = f"{network}.1", f"{network}.2", f"{network}.129"
-        self.router_end = f"{network}.5"
+        # Addresses for tests of networks, RFC 2544: nobody else's, and hardly those of a test that runs meanwhile.
+        network = ip_address("198.18.0.0") + 16 * secrets.randbelow(2**13)
+        self.test_end, self.agent_end, self.router_end, wire_end, self.far = (
+            str(network + host) for host in (1, 2, 5, 6, 9)
+        )
         cable = new_cable(self, self.namespace)
         ip("address", "add", f"{self.test_end}/30", "dev", cable.name)
         ip("address", "add", f"{self.far}/32", "dev", cable.name)
@@ -263,10 +265,10 @@ class RouteTests(ControllersTestCase):
         wire = new_cable(self, self.router)
         ip("link", "set", wire.name, "netns", self.namespace)
         self.wire, self.router_wire = wire.name, wire.far_name
-        ip("-n", self.namespace, "address", "add", f"{network}.6/30", "dev", self.wire)
+        ip("-n", self.namespace, "address", "add", f"{wire_end}/30", "dev", self.wire)
         ip("-n", self.namespace, "link", "set", self.wire, "up")
         ip("-n", self.router, "address", "add", f"{self.router_end}/30", "dev", wire.far_name)
-        ip("-n", self.router, "route", "add", self.agent_end, "via", f"{network}.6")
+        ip("-n", self.router, "route", "add", self.agent_end, "via", wire_end)
         inside(self.router, lambda: Path("/proc/sys/net/ipv4/ip_forward").write_text("1"))
         self.route("add")
         self.agent.wrapper = ("ip", "netns", "exec", self.namespace)

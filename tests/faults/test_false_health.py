@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -199,7 +199,7 @@ def _drip(transport: ITransport) -> Callable[[], None]:
 
 
 def _garbage(transport: ITransport) -> Callable[[], None]:
-    transport.write(b"Pid: 1\n\n# pxname,svname,\n" + os.urandom(1 << 20) + b"\n" + b'"' * 99 + b"\n\n")
+    transport.write(b"Pid: 1\n\n# pxname,svname,\n" + random.Random(3).randbytes(1 << 20) + b"\n" + b'"' * 99 + b"\n\n")
     transport.loseConnection()
     return lambda: None
 

@@ -36,12 +36,13 @@ class CheckTests(FaultTestCase):
     async def start(self, *controllers: str) -> None:
         programs = self.directory / "programs"
         self.keepalived = StuckProgram.create(programs, "keepalived")
+        self.addCleanup(self.keepalived.end)
         hurry(
             self.agent,
             self.directory / "hurry",
             {
-                "amphora.loadbalancer.haproxy:CHECK_TIMEOUT": 1.0,
-                "amphora.keepalived.process:CHECK_TIMEOUT": 1.0,
+                "amphora.loadbalancer.haproxy:CHECK_TIMEOUT": 2.0,
+                "amphora.keepalived.process:CHECK_TIMEOUT": 2.0,
                 "amphora.tap:_KEEPALIVED": str(self.keepalived.path),
             },
         )
@@ -91,13 +92,14 @@ class NetworkTests(InsideTestCase):
     async def start(self, *controllers: str) -> None:
         programs = self.directory / "programs"
         self.nft = StuckProgram.create(programs, "nft")
+        self.addCleanup(self.nft.end)
         hurry(
             self.agent,
             self.directory / "hurry",
             {
                 "amphora.network.nft:_TIMEOUT": 1.0,
-                "amphora.loadbalancer.haproxy:CHECK_TIMEOUT": 1.0,
-                "amphora.network.inside:inside.__kwdefaults__['patience']": 0.5,
+                "amphora.loadbalancer.haproxy:CHECK_TIMEOUT": 2.0,
+                "amphora.network.inside:inside.__kwdefaults__['patience']": 2.0,
             },
             programs=programs,
         )

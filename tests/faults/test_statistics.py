@@ -55,7 +55,7 @@ class KilledTests(StatisticsTestCase):
         return sum(worker["listeners"][self.balancer.listener_id]["totconns"] for worker in workers)
 
 
-@requires("root", "haproxy", "mount", "mkfs.ext4", "fsfreeze")
+@requires("root", "haproxy", "mount", "mkfs.ext4", "fsfreeze", "loop")
 class FrozenDiskTests(StatisticsTestCase):
     """The base path is on a file system that can be frozen: whoever writes to it then hangs until it thaws."""
 

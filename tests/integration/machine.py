@@ -75,13 +75,17 @@ exec chroot . sh -c 'umount -l /run/old && exec env -i container=test "$0" --uni
 
 @functools.cache
 def can_boot() -> bool:
-    """May we make what a machine is made of?"""
+    """May we make what a machine is made of, and would it have our files?"""
     probe = "mount -t tmpfs t /mnt && cd /mnt && mkdir u w r && mount -t overlay -o lowerdir=/,upperdir=u,workdir=w o r"
     command = [*_PRIVATE, "sh", "-c", f"{probe} && mount -t cgroup2 c /mnt/r/mnt"]
+    cgroups = _cgroups()
     return (
         os.geteuid() == 0
         and SYSTEMD.exists()
-        and _cgroups() is not None
+        and cgroups is not None
+        and os.access(cgroups, os.W_OK)
+        # What is mounted below the root is not in the machine.
+        and {os.stat(folder).st_dev for folder in (CONF, Path(sys.executable).parent)} == {os.stat("/").st_dev}
         and subprocess.run(command, capture_output=True, check=False, timeout=_PATIENCE).returncode == 0
     )
 

@@ -43,13 +43,14 @@ def _can_boot() -> bool:
 
 def missing(needs: Sequence[str]) -> str | None:
     """
-    Say what is lacking of `needs`: names of programs, "root" for its rights, "ipv6", "octavia", "machine" for one that
-    systemd boots.  None if nothing.
+    Say what is lacking of `needs`: names of programs, "root" for its rights, "ipv6", "octavia", "loop" for files that
+    are mounted, "machine" for one that systemd boots.  None if nothing.
     """
     others: dict[str, Callable[[], bool]] = {
         "root": lambda: os.geteuid() == 0,
         "ipv6": _has_ipv6,
         "octavia": OCTAVIA.exists,
+        "loop": Path("/dev/loop-control").exists,
         "machine": _can_boot,
     }
     lacking = [need for need in needs if not (others[need]() if need in others else program(need))]

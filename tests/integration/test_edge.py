@@ -86,7 +86,7 @@ class AnsweringTests(EdgeTestCase):
                         self.assertIn(b"Connection: close", answer)
         self.assertEqual((), await self.client.listeners())
 
-    async def test_good_clients(self) -> None:
+    async def test_C3_good_clients(self) -> None:
         """A client with a certificate of the CA's gets in on either version, with and without key identifiers (C3)."""
         for version in VERSIONS.values():
             self.assertIn(b"200 OK", await self.good_client(version).ask(GET))
@@ -106,7 +106,7 @@ class AnsweringTests(EdgeTestCase):
         with self.assertRaises(Unauthorized):
             await stranger.info()
 
-    async def test_old_versions(self) -> None:
+    async def test_C2_old_versions(self) -> None:
         """TLS 1.1 and older are not spoken (C2)."""
         client = self.good_client()
         client.context.minimum_version = ssl.TLSVersion.TLSv1

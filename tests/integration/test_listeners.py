@@ -508,7 +508,7 @@ class MemoryFileSystemTests(RouteTestCase):
             "haproxy_amphora": {"base_cert_dir": self.on_disk},
         }
 
-    async def test_refused_on_a_disk(self) -> None:
+    async def test_C4_refused_on_a_disk(self) -> None:
         """Without a memory file system a key is not stored, and the start has warned; with one it is."""
         self.assertIn(f"{self.on_disk} is not on a memory file system", self.agent.log)
         balancer = LoadBalancer()

@@ -233,7 +233,7 @@ class PlugVipTests(Of10TestCase):
             self.assertEqual((400, told), (status, answer["message"]))
         self.assertEqual((True, []), (cable.outside, self.records))
 
-    async def test_late(self) -> None:
+    async def test_E5_late(self) -> None:
         """A device that is not there yet is a 404 that has the controller ask again, and is plugged then (E5)."""
         mac = "02:00:00:5e:10:01"
         for answer in (await self.vips(mac), await self.port(mac)):
