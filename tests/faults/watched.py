@@ -168,7 +168,8 @@ class FaultTestCase(HeartbeatTestCase):
         """
         Watch what goes on inside, and at its end see that all of it still does.
 
-        Then no request has failed, no heartbeat was late, each told the truth, and each question was answered.
+        Then no request has failed, no heartbeat was late or got lost, each told the truth, and each question was
+        answered.
 
         @param true: What every heartbeat has to fulfil; that all is well, where none is given.
         @param spares_traffic: False where haproxy itself is what fails: requests may fail meanwhile, not afterwards.
@@ -195,3 +196,5 @@ class FaultTestCase(HeartbeatTestCase):
         self.assertLess(watch.questions.longest, LONGEST_ANSWER)
         if spares_agent:
             self.assertEqual(0, watch.questions.unreachable)
+            numbers = sorted(heartbeat.sequence for heartbeat in watch.heartbeats)
+            self.assertEqual([*range(numbers[0], numbers[-1] + 1)], numbers)
