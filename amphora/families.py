@@ -8,6 +8,7 @@ master; so does a stopped child of a keepalived.  They hold addresses that other
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,9 @@ from pathlib import Path
 from attrs import define, field
 
 from amphora.process import ProcessIdentity
+
+_EXEC_PAUSE = 0.005
+_EXEC_LOOKS = 200
 
 
 @define
@@ -45,6 +49,7 @@ def find_families(program: str) -> dict[Path, Family]:
     for process in _all_processes():
         if not runs(process, program):
             continue
+        _await_command_line(process)
         files = given_files(process)
         if not files:
             continue
@@ -55,6 +60,18 @@ def find_families(program: str) -> dict[Path, Family]:
             continue
         (family.masters if leads else family.workers).append(process)
     return found
+
+
+def _await_command_line(process: ProcessIdentity) -> None:
+    """
+    Wait while a process has none: a haproxy that reloads executes itself, and shows none for a moment.
+
+    Its workers would be taken for ones that have outlived it, and ended.
+    """
+    for _ in range(_EXEC_LOOKS):
+        if process.command_line() or not process.alive:
+            return
+        time.sleep(_EXEC_PAUSE)
 
 
 def _all_processes() -> Iterable[ProcessIdentity]:

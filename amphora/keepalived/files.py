@@ -16,7 +16,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from amphora.files import beside, remove_unfinished, rename_synced, replace_file, sync_directory, write_synced
+from amphora.files import DAMAGED, beside, remove_unfinished, rename_synced, replace_file, sync_directory, write_synced
 
 
 @frozen
@@ -108,7 +108,7 @@ def prepare(files: KeepalivedFiles) -> None:
     accepted it.  (A memory that was to change alone is as good new as old.)
     """
     make_open_directory(files.directory)
-    with suppress(OSError, ValueError):
+    with suppress(OSError, *DAMAGED):
         if files.config.exists() and not files.candidate.exists():
             json.loads(beside(files.state).read_bytes())
             rename_synced(beside(files.state), files.state)

@@ -57,6 +57,8 @@ HOLD_TIMEOUT = 2.0
 OLD_WORKER_TIMEOUT = 3600.0
 """Seconds after which a question to an old worker is given up: until then it is waited for again and again."""
 _POLL = 0.05
+_EXEC_PATIENCE = 1.0
+"""Seconds for a master to be known again that executes itself."""
 _FINAL_KEPT = 16
 """Of how many workers that have ended the last figures are kept to be counted."""
 
@@ -419,9 +421,14 @@ class Haproxy:
         pid = await self._blocking.run(store.read_pid, self._files)
         if pid is None or not self._adopt(pid):
             # The pid file is lost, speaks of somebody else, or is not there yet.
-            for master in family.masters:
-                if self._adopt(master.pid):
-                    break
+            await self._adopt_one_of(family.masters)
+            found = None if self._watch is None else self._watch.identity.pid
+            if pid not in (None, found) and ProcessIdentity.of(pid) is not None:
+                self._log.warn(
+                    "The pid file of {instance} names process {pid}, which is not its haproxy: left alone",
+                    instance=self._files.instance_id,
+                    pid=pid,
+                )
         if self._watch is None:
             for worker in family.workers:
                 self._log.warn(
@@ -431,6 +438,16 @@ class Haproxy:
                 )
             await self._end(family.workers)
             await self._blocking.run(store.forget_process, self._files)
+
+    async def _adopt_one_of(self, masters: Sequence[ProcessIdentity]) -> None:
+        """One that executes itself, as it does in a reload, is not known again for a moment: looked for until it is."""
+        deadline = self._reactor.seconds() + _EXEC_PATIENCE
+        while True:
+            alive = [master for master in masters if master.alive]
+            found = any(self._adopt(master.pid) for master in alive)
+            if found or not alive or self._reactor.seconds() > deadline:
+                return
+            await deferLater(self._reactor, _POLL)
 
     async def look_around(self) -> None:
         """The same for what has been left since: called before a start, and before all of an instance is removed."""
@@ -450,16 +467,8 @@ class Haproxy:
 
     def _adopt(self, pid: int) -> bool:
         process = ProcessIdentity.of(pid)
-        if process is None:
-            return False
-        if not self._program.is_running_as(process, self._files):
-            self._log.warn(
-                "The pid file of {instance} names process {pid}, which is not its haproxy: left alone",
-                instance=self._files.instance_id,
-                pid=pid,
-            )
-            return False
-        return self._begin_watching(process)
+        known = process is not None and self._program.is_running_as(process, self._files)
+        return process is not None and known and self._begin_watching(process)
 
     async def _hold(self) -> OldWorker | None:
         """

@@ -179,6 +179,8 @@ class Instance:
     """The same of the one that haproxy runs, or ran last."""
     _came_up: bool = field(init=False, default=False)
     """Whether its haproxy came up since it was told to run."""
+    _unsaved: bool = field(init=False, default=False)
+    """Is C{_state} what the disk did not take?"""
     _undecided: bool = field(init=False, default=False)
     """Whether it is not known yet what came of the last reload."""
     _outlived: bool = field(init=False, default=False)
@@ -595,13 +597,8 @@ class Instance:
         self._restart.cancel()
         if self._running is not None:
             await self._save_server_state(self._running)
-        problem: StorageFailed | None = None
-        try:
-            await self._remember(evolve(self._state, should_run=False, kept=False))
-        except StorageFailed as error:
-            # A full disk keeps nothing running.
-            problem = error
-            self._state = evolve(self._state, should_run=False, kept=False)
+        # A full disk keeps nothing running.
+        problem = await self._go_by(evolve(self._state, should_run=False, kept=False))
         await self._expect_it(False)
         try:
             await self._haproxy.stop()
@@ -724,10 +721,7 @@ class Instance:
 
     async def _tell_kept(self, kept: bool) -> None:
         """Remember whether what ran before runs in the upload's place; on a full disk as long as this agent lives."""
-        state = evolve(self._state, kept=kept)
-        with suppress(StorageFailed):
-            await self._remember(state)
-        self._state = state
+        await self._go_by(evolve(self._state, kept=kept))
 
     def _haproxy_died(self) -> None:
         self._log.error(
@@ -786,10 +780,7 @@ class Instance:
         self._restart.cancel()
         # From here on the next agent would finish what we can not.  Where not even that can be written down, what
         # follows makes room.
-        state = evolve(self._state, should_run=False, deleted=True, vips_stay=vips_stay)
-        with suppress(StorageFailed):
-            await self._remember(state)
-        self._state = state
+        await self._go_by(evolve(self._state, should_run=False, deleted=True, vips_stay=vips_stay))
         await self._expect_it(False)
         await self._finish_deletion()
 
@@ -1004,9 +995,22 @@ class Instance:
         return peer_name(self._state.amphora_id or self._surroundings.amphora_id)
 
     async def _remember(self, state: InstanceState) -> None:
-        if state != self._state:
+        if state != self._state or self._unsaved:
             await self._store("state", lambda: store.save_state(self._files, state))
-            self._state = state
+            self._state, self._unsaved = state, False
+
+    async def _go_by(self, state: InstanceState) -> StorageFailed | None:
+        """
+        Remember it, and go by it also where the disk does not take it: it does so with what is remembered next.
+
+        @return: Why the disk did not.
+        """
+        try:
+            await self._remember(state)
+        except StorageFailed as error:
+            self._state, self._unsaved = state, True
+            return error
+        return None
 
     async def _store(self, what: str, function: Callable[[], T]) -> T:
         """Make a call that may wait for a disk.  @raise StorageFailed: with the system's words."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -13,14 +15,21 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from amphora.blocking import AtOnce, BlockingCalls
-from amphora.loadbalancer.errors import BadFilename, CertificateNotFound, InstanceNotFound, StorageFailed
+from amphora.loadbalancer import store
+from amphora.loadbalancer.errors import (
+    BadFilename,
+    CertificateNotFound,
+    InstanceNotFound,
+    NotRunning,
+    StorageFailed,
+)
 from amphora.loadbalancer.final_logs import Nowhere
 from amphora.loadbalancer.haproxy import Haproxy, HaproxyProgram
 from amphora.loadbalancer.instance import Surroundings
 from amphora.loadbalancer.instances import Instances
 from amphora.loadbalancer.kept_sessions import KeptSessions
 from amphora.loadbalancer.notify import NotifySocket
-from amphora.loadbalancer.store import InstanceFiles, InstanceState, Store, save_state
+from amphora.loadbalancer.store import InstanceFiles, InstanceState, Store, load_state, save_state
 from amphora.network.bind import Bind
 from amphora.testing.fakes import CallsLater
 from tests.integration.support import short_directory
@@ -40,6 +49,10 @@ class Switched:
 
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         return self.by.run(function, *args, **kwargs)
+
+
+def _full(files: InstanceFiles, state: InstanceState) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class FileTests(SynchronousTestCase):
@@ -80,6 +93,22 @@ class FileTests(SynchronousTestCase):
         )
 
     async def expect(self, sockets: object) -> None: ...
+
+    def test_wish_that_the_disk_did_not_take(self) -> None:
+        """A stop that a full disk did not take is remembered by the next one, and nothing starts again."""
+        files = self.store.files(ID)
+        save_state(files, InstanceState(should_run=True))
+        files.config.write_bytes(b"frontend f\n bind 127.0.0.1:1\n")
+        with capturedLogs():
+            self.result(self.instances.adopt())
+            instance = self.instances.get(ID)
+            full = self.patch(store, "save_state", _full)
+            self.failureResultOf(instance.act("stop"), StorageFailed)
+            self.assertTrue(load_state(files).should_run)
+            full.restore()
+            self.failureResultOf(instance.act("stop"), NotRunning)
+        self.assertFalse(load_state(files).should_run)
+        self.result(self.instances.finish())
 
     def result(self, work: Any) -> Any:
         return self.successResultOf(Deferred.fromCoroutine(work))
