@@ -12,6 +12,7 @@ import socket
 import ssl
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -142,6 +143,7 @@ class AgentProcess:
     """Whether a start finds the configuration as the last agent has left it."""
     _protocol: _AgentProtocol | None = field(init=False, default=None)
     _transport: IProcessTransport | None = field(init=False, default=None)
+    _paused: bool = field(init=False, default=False)
 
     @property
     def base_path(self) -> Path:
@@ -157,8 +159,23 @@ class AgentProcess:
 
     @property
     def log(self) -> str:
-        """All that the running agent, or the last one, has said."""
-        return "" if self._protocol is None else self._protocol.output.decode("utf-8", "replace")
+        """All that the running agent, or the last one, has said.  It writes it in a thread, a moment later."""
+        if self._protocol is None:
+            return ""
+        if self._transport is not None and not self._paused and not self._protocol.ended.called:
+            time.sleep(0.01)
+            self._read()
+        return self._protocol.output.decode("utf-8", "replace")
+
+    def _read(self) -> None:
+        """Take what it has said by now, and not only in the reactor's next turn."""
+        assert self._protocol is not None
+        output = cast(Any, self._transport).pipes.get(1)
+        known = -1
+        while output is not None and len(self._protocol.output) > known:
+            known = len(self._protocol.output)
+            if output.doRead() is not None:
+                break
 
     @property
     def pid(self) -> int:
@@ -234,10 +251,12 @@ class AgentProcess:
 
     def pause_reading(self) -> None:
         """Let what the agent says lie."""
+        self._paused = True
         cast(Any, self._transport).pauseProducing()
 
     def resume_reading(self) -> None:
         """Take again what it says."""
+        self._paused = False
         cast(Any, self._transport).resumeProducing()
 
     def haproxy(self, instance_id: str) -> ProcessIdentity | None:

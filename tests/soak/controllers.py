@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ _BAD: Final = b"\nthis is no line of a configuration\n"
 
 
 @define(eq=False)
-class Controller:
+class Controller(ABC):
     """What both have in common: deeds in an order of chance, with a pause after each."""
 
     world: World
@@ -44,9 +45,9 @@ class Controller:
     """What did not happen as it had to, beside calls that failed."""
     going: bool = field(init=False, default=True)
 
+    @abstractmethod
     def deeds(self) -> dict[Deed, int]:
         """What it does, and how often in comparison."""
-        raise NotImplementedError
 
     async def run(self, pause: float) -> None:
         """Until it is told to stop."""
