@@ -49,8 +49,8 @@ MOST_CONNECTIONS: Final = 64
 LIFETIME: Final = 10.0
 """Seconds that a connection lasts, whatever happens on it: each carries one request."""
 SIZE_LIMIT: Final = 64 * 1024 * 1024
-LOOK_INTERVAL: Final = 5.0
-"""Seconds from one look whether it is wanted to the next.  Waking up once a second would cost half a second an hour."""
+LOOK_INTERVAL: Final = 1.0
+"""Seconds from one look whether it is wanted to the next: so long a new listener's clients may hear 503."""
 
 
 class IExporterReactor(IReactorSocket, IReactorTime):

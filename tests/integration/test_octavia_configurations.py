@@ -153,7 +153,11 @@ class OctaviaTests(NamespaceTestCase, CallingTestCase):
             for port in (80, 3306):
                 self.assertTrue((await fetch(self.namespace, vip, port)).endswith(b"served"), (vip, port))
             self.assertTrue((await deferToThread(self.fetch_over_tls, vip)).endswith(b"served"), vip)
-        self.assertIn(b"octavia_loadbalancer_cpu", await fetch(self.namespace, VIP, 9090))
+
+        async def measured() -> bool:
+            return b"octavia_loadbalancer_cpu" in await fetch(self.namespace, VIP, 9090)
+
+        await wait_until(measured, "the metrics to be told")
         master = self.agent.haproxy(INSTANCE)
         assert master is not None
         line = master.command_line()
